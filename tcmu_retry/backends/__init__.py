@@ -1,0 +1,1 @@
+"""Storage: files and block devices, and the filters laid over them."""

@@ -1,0 +1,66 @@
+"""What the pump asks of storage: blocking calls from worker threads, errors as OSError with the true errno."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class BackendError(Exception):
+    """The storage cannot be used; the message is one sentence: what, where, what to do. `errno` goes to the kernel."""
+
+    def __init__(self, message: str, errno: int) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes storage the same after a reopen. Empty strings: the storage cannot say."""
+
+    kind: str  # "file" or "block"
+    size: int  # bytes
+    unique: str  # file: file system UUID + file handle; block: WWID, dm-uuid or PARTUUID
+
+    def difference(self, found: Identity) -> str | None:
+        """One sentence naming how `found` is other storage than this, or None where it is the same."""
+        if self.kind != found.kind:
+            return f"it was a {self.kind} and is a {found.kind} now"
+        if self.size != found.size:
+            return f"its size was {self.size} bytes and is {found.size} now"
+        if self.unique and found.unique and self.unique != found.unique:
+            return f"its identity was {self.unique} and is {found.unique} now"
+        return None
+
+
+class Backend(Protocol):
+    """One open storage. Every call but `close` may block for as long as the storage does, and may run in any thread.
+
+    read and write behave as preadv and pwritev: they return the bytes moved, possibly fewer than asked.
+    """
+
+    @property
+    def identity(self) -> Identity: ...
+
+    @property
+    def block_size(self) -> int:
+        """Smallest I/O and alignment in bytes that the storage takes."""
+
+    @property
+    def can_discard(self) -> bool: ...
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
+
+    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+        """durable: on stable media when it returns (RWF_DSYNC)."""
+
+    def flush(self) -> None: ...
+
+    def discard(self, offset: int, length: int) -> None:
+        """Deallocate; the range reads as zeros afterwards."""
+
+    def zero(self, offset: int, length: int, discard: bool) -> None:
+        """Write zeros without sending them; `discard` allows deallocation. EOPNOTSUPP: do it by writes."""
+
+    def close(self) -> None: ...

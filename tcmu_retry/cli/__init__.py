@@ -1,0 +1,1 @@
+"""The command tcmu-retry: nouns, then verbs."""

@@ -1,0 +1,1 @@
+"""One process that serves LUNs: a device each, a service for all."""

@@ -1,0 +1,1 @@
+"""Moves commands between the kernel's ring and a backend."""

@@ -1,0 +1,129 @@
+"""What a pump is: the one thing that reads a LUN's ring, runs its plain I/O and writes its completions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from tcmu_retry.backends.base import Backend
+from tcmu_retry.scsi.request import Direction, Reply, Request
+
+
+@dataclass(slots=True, eq=False)
+class Command:
+    """One command between its fetch from the ring and its completion. Ids are reused at once; serials never.
+
+    iovs: (offset, length) pairs in the mapping, Data-Out or Data-In.
+    compared: COMPARE AND WRITE's compare phase succeeded, a retry goes on with its write phase.
+    """
+
+    serial: int
+    id: int
+    cdb: bytes
+    iovs: tuple[tuple[int, int], ...]
+    arrived: float  # CLOCK_MONOTONIC seconds
+    request: Request | None = None
+    compared: bool = False
+
+    @property
+    def data_length(self) -> int:
+        return sum(length for _, length in self.iovs)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A command that the pump does not run by itself: not plain, or the gate is closed."""
+
+    command: Command
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A command's I/O ended. error 0: answered GOOD already. `at`: CLOCK_MONOTONIC of the end.
+
+    With an error the command stays unanswered, and this pump's gate is closed from this moment on; `running` then lists
+    the commands whose I/O the pump had out on its own account when it closed an open gate (empty if it was closed).
+    """
+
+    command: Command
+    error: int
+    at: float
+    running: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskManagement:
+    """ABORT TASK (1), LUN RESET (5), PREEMPT AND ABORT (128): these commands must be completed, with any status.
+
+    Closes the gate; `running` as in Finished. Commands of the same batch that it names never started.
+    """
+
+    kind: int
+    commands: tuple[Command, ...]
+    running: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The end of `probe`; error 0: the storage answered."""
+
+    direction: Direction
+    error: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The pump cannot go on (uio gone, ring invalid); the message is one sentence."""
+
+    message: str
+
+
+Event = Arrived | Finished | TaskManagement | Probed | Broken
+
+
+@dataclass(slots=True)
+class Statistics:
+    """Counters since the pump started."""
+
+    reads: int = 0
+    writes: int = 0
+    others: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    errors: int = 0
+    doorbells: int = 0
+    in_flight: int = 0
+    extra: dict[str, int] = field(default_factory=dict)
+
+
+class Pump(Protocol):
+    """Owned by the main loop; every method returns at once. One thread behind it, the LUN's only completer."""
+
+    def start(self) -> None: ...
+
+    def fileno(self) -> int:
+        """Readable while `events` has something."""
+
+    def events(self) -> list[Event]: ...
+
+    def dispatch(self, command: Command) -> None:
+        """Run the command's request against the backend. GOOD is answered by the pump; the end is reported anyway."""
+
+    def complete(self, command: Command, reply: Reply, keep_buffer: bool = False) -> None:
+        """Answer. keep_buffer: its I/O still runs; the pump frees the buffer when that ends and reports Finished."""
+
+    def probe(self, direction: Direction) -> None: ...
+
+    def gate(self, open: bool) -> None: ...
+
+    def data_out(self, command: Command) -> bytes:
+        """The command's whole buffer, gathered; only before it is completed."""
+
+    def use(self, backend: Backend) -> None:
+        """I/O dispatched from now on goes to this backend."""
+
+    def statistics(self) -> Statistics: ...
+
+    def stop(self) -> None:
+        """End the thread and release the ring; I/O that still runs is left to its worker."""

@@ -1,0 +1,1 @@
+"""The disk's behaviour: CDB to request or reply. Pure: bytes in, bytes out."""

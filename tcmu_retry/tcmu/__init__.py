@@ -1,0 +1,1 @@
+"""The kernel's side: ring, uio, netlink and configfs."""

@@ -1,0 +1,28 @@
+"""The kernel's side of one LUN as its pump sees it; the real one is `uio.py`, the simulated one `simulated.py`."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Channel(Protocol):
+    """An open TCMU device: its shared memory and its two bells."""
+
+    @property
+    def memory(self) -> memoryview:
+        """The whole mapping, writable, format B: mailbox, ring, data area."""
+
+    def fileno(self) -> int:
+        """Readable when the kernel queued entries; poll error bits mean that the device is gone."""
+
+    def acknowledge(self) -> None:
+        """Consume the readiness; before the ring is scanned, never after. Raises OSError when the device is gone."""
+
+    def doorbell(self) -> None:
+        """Tell the kernel that completions were written; it processes them inside this call."""
+
+    def free_kept_buffer(self, command_id: int) -> None:
+        """Give a KEEP_BUF command's pages and id back to the kernel."""
+
+    def close(self) -> None:
+        """Give the device free for another opener. All views of `memory` made by the caller must be released before."""
