@@ -32,17 +32,22 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A command that the pump does not run by itself: not plain, or the gate is closed."""
+    """A command that the pump does not run by itself: not plain, or the gate is closed.
+
+    COMPARE AND WRITE must see no other write between its halves: it closes the gate; `running` as in Finished.
+    """
 
     command: Command
+    running: tuple[Command, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A command's I/O ended. error 0: answered GOOD already. `at`: CLOCK_MONOTONIC of the end.
+    """A command's I/O ended. error 0: answered already. `at`: CLOCK_MONOTONIC of the end.
 
     With an error the command stays unanswered, and this pump's gate is closed from this moment on; `running` then lists
     the commands whose I/O the pump had out on its own account when it closed an open gate (empty if it was closed).
+    ECANCELED: the command was completed before its I/O had started, and never will start.
     """
 
     command: Command
@@ -55,7 +60,8 @@ class Finished:
 class TaskManagement:
     """ABORT TASK (1), LUN RESET (5), PREEMPT AND ABORT (128): these commands must be completed, with any status.
 
-    Closes the gate; `running` as in Finished. Commands of the same batch that it names never started.
+    Closes the gate; `running` as in Finished. Named commands that had not left the pump are completed by it already
+    and not listed.
     """
 
     kind: int
@@ -77,6 +83,15 @@ class Broken:
     """The pump cannot go on (uio gone, ring invalid); the message is one sentence."""
 
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the pump must know of the disk to run a plain command unasked."""
+
+    block_size: int
+    blocks: int
+    writable: bool
 
 
 Event = Arrived | Finished | TaskManagement | Probed | Broken
@@ -110,8 +125,8 @@ class Pump(Protocol):
     def dispatch(self, command: Command) -> None:
         """Run the command's request against the backend. GOOD is answered by the pump; the end is reported anyway."""
 
-    def complete(self, command: Command, reply: Reply, keep_buffer: bool = False) -> None:
-        """Answer. keep_buffer: its I/O still runs; the pump frees the buffer when that ends and reports Finished."""
+    def complete(self, command: Command, reply: Reply) -> None:
+        """Answer. While its I/O still runs the kernel keeps its buffer (KEEP_BUF); Finished tells when that ends."""
 
     def probe(self, direction: Direction) -> None: ...
 
@@ -123,7 +138,13 @@ class Pump(Protocol):
     def use(self, backend: Backend) -> None:
         """I/O dispatched from now on goes to this backend."""
 
+    def shape(self, shape: Shape | None) -> None:
+        """The disk's size as it is now; None: no command is plain (a unit attention waits, the unit is stopped)."""
+
     def statistics(self) -> Statistics: ...
 
     def stop(self) -> None:
-        """End the thread and release the ring; I/O that still runs is left to its worker."""
+        """Carry out what was asked before, then end the thread and release the ring. Idempotent.
+
+        I/O that still runs is left to its worker, and the device stays open until it returns.
+        """
