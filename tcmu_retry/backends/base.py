@@ -21,7 +21,7 @@ class Identity:
 
     kind: str  # "file" or "block"
     size: int  # bytes
-    unique: str  # file: file system UUID + file handle; block: WWID, dm-uuid or PARTUUID
+    unique: str  # "SCHEME:…", only compared within one scheme; file: file system + file handle; block: WWID, dm-uuid …
 
     def difference(self, found: Identity) -> str | None:
         """One sentence naming how `found` is other storage than this, or None where it is the same."""
@@ -29,7 +29,8 @@ class Identity:
             return f"it was a {self.kind} and is a {found.kind} now"
         if self.size != found.size:
             return f"its size was {self.size} bytes and is {found.size} now"
-        if self.unique and found.unique and self.unique != found.unique:
+        same_scheme = self.unique.partition(":")[0] == found.unique.partition(":")[0]
+        if same_scheme and self.unique != found.unique:
             return f"its identity was {self.unique} and is {found.unique} now"
         return None
 

@@ -24,6 +24,7 @@ class Command:
     arrived: float  # CLOCK_MONOTONIC seconds
     request: Request | None = None
     compared: bool = False
+    answered: bool = False  # the main loop's mark: it has asked for the completion
 
     @property
     def data_length(self) -> int:
@@ -79,6 +80,13 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class Closed:
+    """The gate was closed because the main loop asked for it; `running` as in Finished."""
+
+    running: tuple[Command, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Broken:
     """The pump cannot go on (uio gone, ring invalid); the message is one sentence."""
 
@@ -94,7 +102,7 @@ class Shape:
     writable: bool
 
 
-Event = Arrived | Finished | TaskManagement | Probed | Broken
+Event = Arrived | Finished | TaskManagement | Probed | Closed | Broken
 
 
 @dataclass(slots=True)
@@ -130,7 +138,8 @@ class Pump(Protocol):
 
     def probe(self, direction: Direction) -> None: ...
 
-    def gate(self, open: bool) -> None: ...
+    def gate(self, open: bool) -> None:
+        """Opening counts only if the caller has taken every event that closed it; closing is confirmed by Closed."""
 
     def data_out(self, command: Command) -> bytes:
         """The command's whole buffer, gathered; only before it is completed."""

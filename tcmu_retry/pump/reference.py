@@ -39,6 +39,7 @@ from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import (
     Arrived,
     Broken,
+    Closed,
     Command,
     Event,
     Finished,
@@ -51,7 +52,7 @@ from tcmu_retry.pump.execute import execute
 from tcmu_retry.pump.workers import Workers
 from tcmu_retry.scsi.cdb import plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
-from tcmu_retry.scsi.sense import Sense
+from tcmu_retry.scsi.sense import MISCOMPARE, Sense
 from tcmu_retry.tcmu.base import Channel
 from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError
 
@@ -81,6 +82,7 @@ class ReferencePump:
         name: str,
         channel: Channel,
         backend: Backend,
+        block_size: int,
         sense_reply: Callable[[Sense], Reply],
         clock: Callable[[], float] = time.monotonic,
         workers: int = WORKERS,
@@ -91,6 +93,7 @@ class ReferencePump:
         self._memory = channel.memory
         self._ring = Ring(self._memory)
         self._backend = backend
+        self._block_size = block_size
         self._sense_reply = sense_reply
         self._clock = clock
         self._workers = Workers(name, workers)
@@ -291,7 +294,9 @@ class ReferencePump:
         command = job.command
         assert command.request is not None
         try:
-            job.reply = execute(command, backend, buffers, self._sense_reply)
+            differs = execute(command, backend, buffers, self._block_size)
+            if differs is not None:
+                job.reply = self._sense_reply(replace(MISCOMPARE, information=differs))
         except OSError as error:
             job.error = error.errno or errno.EIO
         except Exception:
@@ -408,7 +413,10 @@ class ReferencePump:
         self._rouse()
 
     def _do_gate(self, open: bool, seen: int) -> None:
-        self._gate_open = open and seen == self._closings
+        if not open:
+            self._close_and_tell(Closed)
+        elif seen == self._closings:
+            self._gate_open = True
 
     def _do_use(self, backend: Backend) -> None:
         self._backend = backend

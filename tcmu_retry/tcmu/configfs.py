@@ -1,0 +1,91 @@
+"""LIO's configuration tree: the attributes of a TCMU device, and who exports it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from tcmu_retry.tcmu.uio import UioDevice
+
+log = logging.getLogger(__name__)
+
+TARGET = Path("/sys/kernel/config/target")
+
+# cmd_time_out: the default of 30 s ends in 02/08/00, which Linux takes for a hard error, and tells nobody here.
+# qfull_time_out: commands that find ring or data area full wait in the kernel. -1 would mean 30 s once cmd_time_out is
+# 0; the wait ends in TASK SET FULL, which Linux sends again until 180 s after the first time; 120 s stays clear.
+# tmr_notification: without it ABORT TASK and LUN RESET wait for commands that nobody here knows to be aborted.
+ATTRIBUTES = {"cmd_time_out": "0", "qfull_time_out": "120", "tmr_notification": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What the kernel says of a device. Sizes in bytes."""
+
+    wwn: str
+    size: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A LUN of an iSCSI target group. portals: "address:port", IPv6 in brackets."""
+
+    iqn: str
+    tpg: int
+    lun: int
+    portals: tuple[str, ...]
+
+
+def prepare(device: UioDevice) -> Attributes:
+    """Set what makes holding safe and read what there is. Raises OSError.
+
+    The right moment is the announcement of a new device: cmd_time_out cannot be set once a LUN is exported. On one that
+    is exported already, a wrong one is left and said so.
+    """
+    attrib = device.configfs / "attrib"
+    for name, value in ATTRIBUTES.items():
+        if (attrib / name).read_text().strip() == value:
+            continue
+        try:
+            (attrib / name).write_text(value)
+        except OSError as error:
+            log.error(
+                "LUN %s: %s is %s and must be %s, but cannot be set while exported (%s); unexport and export it",
+                device.name,
+                name,
+                (attrib / name).read_text().strip(),
+                value,
+                error,
+            )
+    return Attributes(wwn(device), int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
+
+
+def wwn(device: UioDevice) -> str:
+    """The unit serial number, "" until it is set (rtslib sets it after the device is enabled)."""
+    text = (device.configfs / "wwn/vpd_unit_serial").read_text()
+    return text.split(":", 1)[-1].strip()
+
+
+def block(device: UioDevice, blocked: bool) -> None:
+    """Answer BUSY in the kernel to all commands from now on, or no longer. Raises OSError."""
+    (device.configfs / "action/block_dev").write_text("1" if blocked else "0")
+
+
+def reset_ring(device: UioDevice) -> None:
+    """Answer BUSY to every command in the ring and empty it. Raises OSError."""
+    (device.configfs / "action/reset_ring").write_text("1")
+
+
+def exports(device_path: Path, root: Path = TARGET) -> list[Export]:
+    """Where a backstore (its configfs directory) is exported over iSCSI."""
+    found = []
+    for link in root.glob("iscsi/*/tpgt_*/lun/lun_*/*"):
+        if link.is_symlink() and link.resolve() == device_path.resolve():
+            lun = link.parent
+            group = lun.parent.parent
+            portals = tuple(sorted(portal.name for portal in (group / "np").iterdir()))
+            number = int(lun.name.removeprefix("lun_"))
+            found.append(Export(group.parent.name, int(group.name.removeprefix("tpgt_")), number, portals))
+    return found

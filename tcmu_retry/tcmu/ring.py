@@ -1,0 +1,165 @@
+"""The command ring that a TCMU device shares with us: mailbox, entries, completions.
+
+Theory of operation (layout: linux/target_core_user.h, version 2; all numbers little-endian as on the CPUs served here)
+---------------------------------------------------------------------------------------------------------------------
+The mapping starts with the mailbox, then the ring at `cmdr_off`, then data blocks. The kernel appends entries and moves
+`cmd_head`; we complete and move `cmd_tail`. Commands end in any order while the tail can only move forward, so a
+completion *steals* the entry at the tail: it writes its own cmd_id over whatever stood there and moves on. Two things
+follow. An entry's content is only good until the first completion after its fetch: everything is copied out at once
+(the response even overlays the iovs). And the ring never tells which commands are open, only how many.
+
+`_next` is our private place of the next entry to fetch. Completions never outnumber fetched commands, so the tail never
+passes it. PAD and TMR entries carry no completion; the tail walks over them when it meets them.
+
+Order of memory accesses: `cmd_head` is read before any entry, `cmd_tail` is stored last, each as one aligned 32-bit
+access through a memoryview of format "I". On x86-64 (TSO) that is enough; on weakly ordered CPUs it is not, and a ring
+breaks within seconds (tcmu-runner issue 687), so pure Python refuses to run there.
+"""
+
+from __future__ import annotations
+
+import platform
+import struct
+from dataclasses import dataclass
+
+VERSION = 2
+OOOC, READ_LEN, TMR, KEEP_BUF = 1, 2, 4, 8
+_NEEDED = {OOOC: "out-of-order completion", READ_LEN: "READ_LEN", TMR: "task management", KEEP_BUF: "KEEP_BUF"}
+
+_MAILBOX = struct.Struct("<HHII")  # version, flags, cmdr_off, cmdr_size
+_HEAD = 12 // 4
+_TAIL = 64 // 4
+_HEADER = struct.Struct("<IHBB")  # len_op, cmd_id, kflags, uflags
+_REQUEST = struct.Struct("<IIIIQQQ")  # iov_cnt, iov_bidi_cnt, iov_dif_cnt, pad, cdb_off, pad, pad
+_IOVS = 48
+_RESPONSE = struct.Struct("<BxxxI96s")  # scsi_status, read_len, sense
+_TMR = struct.Struct("<BxxxIQQ")  # tmr_type, cmd_cnt, pad
+
+OP_PAD, OP_CMD, OP_TMR = 0, 1, 2
+U_UNKNOWN_OP, U_READ_LEN, U_KEEP_BUF = 1, 2, 4
+
+_GROUP_LENGTH = (6, 10, 10, 0, 16, 12, 0, 0)
+_VARIABLE_LENGTH_CDB = 0x7F
+
+
+class RingError(Exception):
+    """The ring cannot be used, or not any more; one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEntry:
+    """A command. iovs: (offset, length) in the mapping; Data-Out, or Data-In if there is no Data-Out."""
+
+    id: int
+    cdb: bytes
+    iovs: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskManagementEntry:
+    """Task management over these commands; ids that were completed already may be among them."""
+
+    kind: int
+    ids: tuple[int, ...]
+
+
+class Ring:
+    """One device's ring over its whole mapping. Not thread-safe: one thread fetches and completes."""
+
+    def __init__(self, memory: memoryview) -> None:
+        """memory: the mapping, writable, format B. Raises RingError where this kernel's ring is not for us."""
+        if platform.machine() not in ("x86_64", "AMD64", "i686"):
+            raise RingError(f"the pure-Python pump cannot order its memory accesses on {platform.machine()}")
+        version, flags, offset, size = _MAILBOX.unpack_from(memory, 0)
+        if version != VERSION:
+            raise RingError(f"the kernel's ring has version {version}, and this is written for version {VERSION}")
+        missing = [name for bit, name in _NEEDED.items() if not flags & bit]
+        if missing:
+            raise RingError(f"the kernel's ring lacks {', '.join(missing)}; Linux 6.1 or newer has it")
+        if offset % 8 or not 128 <= offset < len(memory) or not 128 <= size <= len(memory) - offset or size % 8:
+            raise RingError(f"the ring is said to lie at {offset} with {size} bytes in a mapping of {len(memory)}")
+        self._memory = memory
+        self._words = memory[:128].cast("I")
+        self._offset = offset
+        self._size = size
+        self._next = self._index(self._words[_TAIL], "tail")
+
+    @property
+    def unfetched(self) -> bool:
+        return self._words[_HEAD] != self._next
+
+    def fetch(self) -> list[CommandEntry | TaskManagementEntry]:
+        """Every entry that the kernel queued since the last call. Raises RingError at one that makes no sense."""
+        head = self._index(self._words[_HEAD], "head")
+        entries: list[CommandEntry | TaskManagementEntry] = []
+        while self._next != head:
+            place = self._offset + self._next
+            len_op, number, _, _ = _HEADER.unpack_from(self._memory, place)
+            op, length = len_op & 7, len_op & ~7
+            if length < 8 or self._next + length > self._size:
+                raise RingError(f"the ring is broken: an entry of {length} bytes at {self._next} of {self._size}")
+            if op == OP_CMD:
+                entries.append(self._command(place, length, number))
+            elif op == OP_TMR:
+                entries.append(self._task_management(place, length))
+            elif op != OP_PAD:
+                self._memory[place + 7] |= U_UNKNOWN_OP
+            self._next = (self._next + length) % self._size
+        return entries
+
+    def _command(self, place: int, length: int, number: int) -> CommandEntry:
+        iov_cnt, _, _, _, cdb_off, _, _ = _REQUEST.unpack_from(self._memory, place + 8)
+        if _IOVS + 16 * iov_cnt > length or not place + _IOVS <= cdb_off < place + length:
+            raise RingError(f"the ring is broken: command {number} has {iov_cnt} iovs and its CDB at {cdb_off}")
+        flat = struct.unpack_from(f"<{2 * iov_cnt}Q", self._memory, place + _IOVS)
+        iovs = tuple(zip(flat[::2], flat[1::2], strict=True))
+        end = len(self._memory)
+        if any(offset + size > end for offset, size in iovs):
+            raise RingError(f"the ring is broken: command {number} has a buffer outside the mapping")
+        opcode = self._memory[cdb_off]
+        size = 8 + self._memory[cdb_off + 7] if opcode == _VARIABLE_LENGTH_CDB else _GROUP_LENGTH[opcode >> 5]
+        # A reserved group has no length of its own: everything up to the entry's end.
+        size = min(size or length, place + length - cdb_off)
+        return CommandEntry(number, bytes(self._memory[cdb_off : cdb_off + size]), iovs)
+
+    def _task_management(self, place: int, length: int) -> TaskManagementEntry:
+        kind, count, _, _ = _TMR.unpack_from(self._memory, place + 8)
+        if 32 + 2 * count > length:
+            raise RingError(f"the ring is broken: task management over {count} commands in {length} bytes")
+        return TaskManagementEntry(kind, struct.unpack_from(f"<{count}H", self._memory, place + 32))
+
+    def complete(
+        self, number: int, status: int, sense: bytes = b"", read_len: int | None = None, keep_buffer: bool = False
+    ) -> None:
+        """Write one completion; the kernel sees it at the next doorbell. read_len: Data-In bytes, more than 0."""
+        self.settle()
+        tail = self._words[_TAIL]
+        if tail == self._next:
+            raise RingError(f"the ring is broken: command {number} is completed and none is open")
+        place = self._offset + tail
+        memory = self._memory
+        length = struct.unpack_from("<I", memory, place)[0] & ~7
+        memory[place + 7] = (U_READ_LEN if read_len else 0) | (U_KEEP_BUF if keep_buffer else 0)
+        struct.pack_into("<H", memory, place + 4, number)
+        _RESPONSE.pack_into(memory, place + 8, status, read_len or 0, sense)
+        self._words[_TAIL] = (tail + length) % self._size
+
+    def settle(self) -> None:
+        """Move the tail over fetched entries that want no completion, so that they do not hold ring space."""
+        tail = self._words[_TAIL]
+        while tail != self._next:
+            len_op = struct.unpack_from("<I", self._memory, self._offset + tail)[0]
+            if len_op & 7 == OP_CMD:
+                break
+            tail = (tail + (len_op & ~7)) % self._size
+        if tail != self._words[_TAIL]:
+            self._words[_TAIL] = tail
+
+    def close(self) -> None:
+        """Release the views of the mapping."""
+        self._words.release()
+
+    def _index(self, value: int, name: str) -> int:
+        if value >= self._size or value % 8:
+            raise RingError(f"the ring is broken: its {name} is at {value} of {self._size}")
+        return value
