@@ -1,0 +1,73 @@
+"""What filters share: every call passes `_before`, then goes to the backend below."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.scsi.request import Direction
+
+
+class Wrapper:
+    """A backend over another; a filter overrides `_before`."""
+
+    def __init__(self, below: Backend) -> None:
+        self._below = below
+
+    def _before(self, direction: Direction, offset: int | None, length: int) -> None:
+        """Runs before each call, in its thread. offset None: a flush, which concerns no range. May raise OSError."""
+
+    @property
+    def identity(self) -> Identity:
+        return self._below.identity
+
+    @property
+    def block_size(self) -> int:
+        return self._below.block_size
+
+    @property
+    def can_discard(self) -> bool:
+        return self._below.can_discard
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._before(Direction.READ, offset, sum(map(len, buffers)))
+        return self._below.read(offset, buffers)
+
+    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+        self._before(Direction.WRITE, offset, sum(map(len, buffers)))
+        return self._below.write(offset, buffers, durable)
+
+    def flush(self) -> None:
+        self._before(Direction.WRITE, None, 0)
+        self._below.flush()
+
+    def discard(self, offset: int, length: int) -> None:
+        self._before(Direction.WRITE, offset, length)
+        self._below.discard(offset, length)
+
+    def zero(self, offset: int, length: int, discard: bool) -> None:
+        self._before(Direction.WRITE, offset, length)
+        self._below.zero(offset, length, discard)
+
+    def close(self) -> None:
+        self._below.close()
+
+
+def check_keys(name: str, settings: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raises ValueError naming an unknown key and the nearest known one."""
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {name}.{near[0]}?" if near else f"it knows {', '.join(known)}"
+            raise ValueError(f"filter {name} has no setting {key}; {hint}")
+
+
+def directions(name: str, word: str) -> frozenset[Direction]:
+    """read, write or both. Raises ValueError."""
+    if word == "both":
+        return frozenset(Direction)
+    try:
+        return frozenset({Direction(word)})
+    except ValueError:
+        raise ValueError(f"{name}.direction={word} is not read, write or both") from None
