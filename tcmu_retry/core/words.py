@@ -1,0 +1,69 @@
+"""Words that people write: durations, booleans, and the nearest of those we know."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that `word` was most likely meant to be."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word."""
+    known = list(known)
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else f"known are {', '.join(known)}"
+
+
+def parse_duration(value: object, key: str) -> float:
+    """Seconds from "500ms", "30s", "2m", "1h"; a bare number is milliseconds, as QEMU writes it. Raises ValueError."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
+        return value / 1000
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    unit = match[2] if match else ""
+    if match is None or (unit and unit not in _UNITS):
+        raise ValueError(f"{key}={value} is not a duration; write 500ms, 30s, 2m or 1h, or a number of milliseconds")
+    return float(match[1]) * _UNITS.get(unit, 0.001)
+
+
+def format_duration(seconds: float) -> str:
+    """What parse_duration reads back: "1.5s", "250ms", "2m", "0s"."""
+    if seconds and seconds < 1:
+        return f"{seconds * 1000:g}ms"
+    for unit, factor in (("h", 3600), ("m", 60)):
+        if seconds and seconds % factor == 0:
+            return f"{seconds / factor:g}{unit}"
+    return f"{seconds:g}s"
+
+
+def parse_bool(value: object, key: str) -> bool:
+    """True or false by the words people use. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word in ("true", "yes", "on", "1"):
+        return True
+    if word in ("false", "no", "off", "0"):
+        return False
+    raise ValueError(f"{key}={value} is neither true nor false")
+
+
+def parse_number(value: object, key: str, low: float, high: float = math.inf) -> float:
+    """A finite number between low and high. Raises ValueError."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not low <= number <= high or not math.isfinite(number):
+        bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise ValueError(f"{key}={value} is not a number {bounds}")
+    return number
