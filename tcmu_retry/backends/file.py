@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
 import stat
+import threading
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 from tcmu_retry.backends import linux
 from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.backends.identity import block_identity, device_directory, disk_directory, file_identity, text
 
-SYS_BLOCK = Path("/sys/dev/block")
-RUN_UDEV = Path("/run/udev/data")
 IOV_MAX = 1024
+PAGE = mmap.PAGESIZE
+ZEROS = memoryview(mmap.mmap(-1, 1 << 20)).toreadonly()
+NOWHERE = os.open("/", os.O_PATH | os.O_CLOEXEC)  # I/O on it is EBADF
 
 
 def open_backend(path: str, *, buffered: bool = False) -> Backend:
-    """Open storage for a LUN, for nobody else at the same time. May block. Raises BackendError."""
-    # O_EXCL on a block device: not while it is mounted, part of a volume group, or another LUN's.
-    flags = os.O_RDWR | os.O_CLOEXEC | (0 if buffered else os.O_DIRECT)
+    """Open storage for a LUN, for nobody else at the same time. May block. Raises BackendError.
+
+    buffered: through the page cache, for file systems without O_DIRECT; only with a write-through LUN.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | os.O_LARGEFILE | (0 if buffered else os.O_DIRECT)
     try:
         mode = Path(path).stat().st_mode
         if stat.S_ISBLK(mode):
-            flags |= os.O_EXCL
+            flags |= os.O_EXCL  # not while it is mounted, part of a volume group, or another LUN's
         elif not stat.S_ISREG(mode):
             raise BackendError(f"{path} is neither a file nor a block device; name one of these", errno.EINVAL)
         fd = os.open(path, flags)
     except OSError as error:
         raise _refusal(path, error) from error
     try:
-        return FileBackend(path, fd)
+        return FileBackend(fd, buffered)
     except OSError as error:
         os.close(fd)
         raise _refusal(path, error) from error
-    except BackendError:
-        os.close(fd)
-        raise
 
 
 def _refusal(path: str, error: OSError) -> BackendError:
@@ -48,128 +52,153 @@ def _refusal(path: str, error: OSError) -> BackendError:
         case errno.EINVAL:
             text = f"{path} cannot be opened past the page cache (O_DIRECT); add `buffered=true` to use it all the same"
         case errno.EBUSY:
-            text = f"{path} is in use, mounted, part of another device or served by another LUN; end that use first"
-        case errno.EAGAIN | errno.EACCES if isinstance(error, BlockingIOError):
-            text, code = f"{path} is locked by another program or LUN; end that use first", errno.EBUSY
+            text = (
+                f"{path} is in use: mounted, part of another device, served by another LUN, "
+                "or I/O of an earlier opening has not returned; end that use first"
+            )
+        case errno.EAGAIN:
+            text, code = (
+                f"{path} is locked by another LUN, a virtual machine or another program, "
+                "or I/O of an earlier opening has not returned; end that use first",
+                errno.EBUSY,
+            )
+        case errno.ENOLCK:
+            text = f"{path} cannot be locked against a second user; mount its file system with locks"
         case _:
-            text = f"{path} cannot be opened: {error.strerror}"
+            text = f"{path} cannot be opened: {os.strerror(code)}; check the path and its storage"
     return BackendError(text, code)
 
 
 class FileBackend:
-    """One open file or block device; see `backends.base.Backend`. Takes the fd over."""
+    """One open file or block device; see `backends.base.Backend`."""
 
-    def __init__(self, path: str, fd: int) -> None:
-        """Raises OSError, BackendError."""
-        self._path = path
+    def __init__(self, fd: int, buffered: bool) -> None:
+        """Takes the fd over, unless it raises OSError: EAGAIN locked by another, EINVAL no O_DIRECT here."""
         self._fd = fd
-        self._block = stat.S_ISBLK(os.fstat(fd).st_mode)
+        self._buffered = buffered
+        # The kernel tells a write-back error once per open file, to whichever thread asks first: through the page
+        # cache, a write and the wait for its end must be one step, or another thread's call takes the bad news away.
+        self._alone: contextlib.AbstractContextManager[object] = (
+            threading.Lock() if buffered else contextlib.nullcontext()
+        )
+        found = os.fstat(fd)
         size = os.lseek(fd, 0, os.SEEK_END)
-        if self._block:
+        if stat.S_ISBLK(found.st_mode):
             self.block_size = linux.logical_block_size(fd)
-            unique = _block_identity(os.fstat(fd).st_rdev)
+            self._granule = self.block_size
+            self.identity = Identity("block", size, block_identity(found.st_rdev))
+            self.can_discard = _device_discards(found.st_rdev)
         else:
             linux.lock(fd)
-            self.block_size = _direct_alignment(fd, size)
-            unique = _file_identity(fd)
-        self.identity = Identity("block" if self._block else "file", size, unique)
-        self.can_discard = self._discards()
+            self.block_size = 512 if buffered else _direct_alignment(fd)
+            self._granule = os.fstatvfs(fd).f_bsize
+            self.identity = Identity("file", size, file_identity(fd))
+            self.can_discard = self._file_discards(size)
+        weakref.finalize(self, os.close, fd).atexit = False
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        return os.preadv(self._fd, buffers[:IOV_MAX], offset)
+        try:
+            return os.preadv(self._fd, buffers[:IOV_MAX], offset)
+        except OSError as error:
+            if not self._misaligned(error):
+                raise
+        copy = memoryview(mmap.mmap(-1, sum(map(len, buffers))))
+        moved = os.preadv(self._fd, [copy], offset)
+        rest = copy[:moved]
+        for view in buffers:
+            piece, rest = rest[: len(view)], rest[len(view) :]
+            view[: len(piece)] = piece
+        return moved
 
     def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
-        return os.pwritev(self._fd, buffers[:IOV_MAX], offset, os.RWF_DSYNC if durable else 0)
+        flags = os.RWF_DSYNC if durable else 0
+        with self._alone:
+            try:
+                return os.pwritev(self._fd, buffers[:IOV_MAX], offset, flags)
+            except OSError as error:
+                if not self._misaligned(error):
+                    raise
+            copy = mmap.mmap(-1, sum(map(len, buffers)))
+            copy.write(b"".join(buffers))
+            return os.pwritev(self._fd, [copy], offset, flags)
+
+    def _misaligned(self, error: OSError) -> bool:
+        """O_DIRECT may have refused the memory, which never happens to a ring's pages: an aligned copy tells."""
+        return error.errno == errno.EINVAL and not self._buffered
 
     def flush(self) -> None:
-        os.fdatasync(self._fd)
+        with self._alone:
+            os.fdatasync(self._fd)
 
     def discard(self, offset: int, length: int) -> None:
         # Not BLKDISCARD: what it leaves behind is undefined. PUNCH_HOLE reads as zeros on files and block devices.
-        linux.fallocate(self._fd, linux.PUNCH_HOLE | linux.KEEP_SIZE, offset, length)
+        self._clear(linux.PUNCH_HOLE, offset, length)
 
     def zero(self, offset: int, length: int, discard: bool) -> None:
-        mode = linux.PUNCH_HOLE if discard and self.can_discard else linux.ZERO_RANGE
-        linux.fallocate(self._fd, mode | linux.KEEP_SIZE, offset, length)
+        self._clear(linux.PUNCH_HOLE if discard and self.can_discard else linux.ZERO_RANGE, offset, length)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        """From now on every call is EBADF; what runs in the kernel keeps the storage, and its lock, until it returns.
 
-    def _discards(self) -> bool:
-        if not self._block:
-            try:  # beyond the end there is nothing to lose
-                linux.fallocate(self._fd, linux.PUNCH_HOLE | linux.KEEP_SIZE, self.identity.size, 4096)
-            except OSError:
-                return False
-            return True
-        queue = _sysfs(os.fstat(self._fd).st_rdev) / "queue"
-        # A block device zeroes and unmaps by one command or, without WRITE ZEROES, would have to be told which blocks.
-        return _number(queue / "discard_max_bytes") > 0 and _number(queue / "write_zeroes_max_bytes") > 0
+        The number goes free only with this object: a worker may be about to use it, and it must not name another file.
+        """
+        os.dup2(NOWHERE, self._fd, inheritable=False)
+
+    def _clear(self, mode: int, offset: int, length: int) -> None:
+        """The file system zeroes parts of its blocks in the page cache, where an error gets lost: these we write."""
+        start = -(-offset // self._granule) * self._granule
+        end = (offset + length) // self._granule * self._granule
+        if start >= end:
+            self._write_zeros(offset, length)
+            return
+        with self._alone:
+            linux.fallocate(self._fd, mode | linux.KEEP_SIZE, start, end - start)
+        self._write_zeros(offset, start - offset)
+        self._write_zeros(end, offset + length - end)
+
+    def _write_zeros(self, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            moved = self.write(offset, [ZEROS[: end - offset]], durable=self._buffered)
+            moved -= moved % self.block_size
+            if not moved:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            offset += moved
+
+    def _file_discards(self, size: int) -> bool:
+        beyond = (size // self._granule + 1) * self._granule  # where there is nothing to lose
+        try:
+            linux.fallocate(self._fd, linux.PUNCH_HOLE | linux.KEEP_SIZE, beyond, self._granule)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            return False
+        return True
 
 
-def _direct_alignment(fd: int, size: int) -> int:
-    """What O_DIRECT asks of a file here: the smallest read that works (statx tells since 6.1 and not everywhere)."""
-    if not size:
-        return 512
-    page = mmap.mmap(-1, 4096)
+def _device_discards(number: int) -> bool:
+    """PUNCH_HOLE on a block device is one WRITE ZEROES that may unmap; without that it is refused."""
+    queue = disk_directory(device_directory(number)) / "queue"
+    return all(int(text(queue / limit) or 0) > 0 for limit in ("discard_max_bytes", "write_zeroes_max_bytes"))
+
+
+def _direct_alignment(fd: int) -> int:
+    """What O_DIRECT asks of this file. Raises OSError EINVAL where it cannot be had.
+
+    Where the kernel does not tell, the smallest read that works; not first, since a hole takes any read.
+    """
+    told = linux.direct_alignment(fd)
+    if told == 0:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if told is not None:
+        return told
+    page = memoryview(mmap.mmap(-1, PAGE))
     for align in (512, 1024, 2048):
         try:
-            os.preadv(fd, [memoryview(page)[:align]], 0)
+            os.preadv(fd, [page[:align]], 0)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
         else:
             return align
     return 4096
-
-
-def _sysfs(number: int) -> Path:
-    """The disk or partition in sysfs; a partition's queue is its disk's."""
-    return SYS_BLOCK / f"{os.major(number)}:{os.minor(number)}"
-
-
-def _number(path: Path) -> int:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""
-
-
-def _block_identity(number: int) -> str:
-    """What stays when the device comes back under another number: dm's uuid or name, PARTUUID, WWID."""
-    place = _sysfs(number)
-    if (place / "dm").is_dir():
-        return f"dm:{_text(place / 'dm/uuid') or _text(place / 'dm/name')}"
-    for line in _text(RUN_UDEV / f"b{os.major(number)}:{os.minor(number)}").splitlines():
-        if line.startswith("E:ID_PART_ENTRY_UUID="):
-            return f"partuuid:{line.split('=', 1)[1]}"
-    if (place / "partition").exists():
-        parent = place.resolve().parent
-        wwid = _text(parent / "device/wwid") or _text(parent / "wwid")
-        return f"wwid:{wwid}:{_text(place / 'partition')}" if wwid else ""
-    wwid = _text(place / "device/wwid") or _text(place / "wwid")
-    serial = _text(place / "serial") or _text(place / "device/serial")
-    return f"wwid:{wwid}" if wwid else f"serial:{serial}" if serial else ""
-
-
-def _file_identity(fd: int) -> str:
-    """The file system, by what survives a remount, and the file in it."""
-    handle = linux.file_handle(fd)
-    device = os.fstat(fd).st_dev
-    for link in Path("/dev/disk/by-uuid").glob("*"):
-        try:
-            if link.stat().st_rdev == device:
-                return f"uuid:{link.name}:{handle}"
-        except OSError:
-            continue
-    # statvfs: for ext4, xfs and btrfs f_fsid comes from the file system's UUID.
-    return f"fsid:{os.fstatvfs(fd).f_fsid:x}:{handle}"

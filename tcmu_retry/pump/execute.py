@@ -10,7 +10,8 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import Command
@@ -23,95 +24,149 @@ def execute(command: Command, backend: Backend, buffers: list[memoryview], block
     """Run command.request to its end, effects on stable media (the cache mode is write-through).
 
     The byte offset of a miscompare, or None. Raises OSError; the command is unanswered then and may be tried again.
+    ECANCELED: it was answered (aborted) between two steps, and the next one was not begun.
     """
-    request = command.request
-    assert request is not None
-    match request.op:
-        case Op.READ:
-            extent = request.extents[0]
-            _read(backend, extent.offset, _cut(buffers, 0, extent.length))
-        case Op.WRITE:
-            extent = request.extents[0]
-            _write(backend, extent.offset, _cut(buffers, 0, extent.length))
-        case Op.FLUSH:
-            backend.flush()
-        case Op.UNMAP:
-            for extent in request.extents:
-                backend.discard(extent.offset, extent.length)
-            backend.flush()
-        case Op.WRITE_SAME:
-            _write_same(request, backend, buffers, block_size)
-        case Op.VERIFY:
-            return _verify(request, backend, buffers, block_size)
-        case Op.WRITE_AND_VERIFY:
-            extent = request.extents[0]
-            _write(backend, extent.offset, _cut(buffers, 0, extent.length))
-            return _verify(request, backend, buffers, block_size)
-        case Op.COMPARE_AND_WRITE:
-            return _compare_and_write(command, request.extents[0], backend, buffers)
-    return None
+    assert command.request is not None
+    return _Attempt(command, command.request, backend, buffers, block_size).run()
 
 
-def _compare_and_write(command: Command, extent: Extent, backend: Backend, buffers: list[memoryview]) -> int | None:
-    if not command.compared:
-        offset = _compare(backend, extent, iter(_cut(buffers, 0, extent.length)))
-        if offset is not None:
-            return offset
-        command.compared = True
-    _write(backend, extent.offset, _cut(buffers, extent.length, extent.length))
-    return None
+class _Attempt:
+    """One try at one command. Offsets and lengths in bytes."""
 
+    __slots__ = ("_backend", "_block_size", "_buffers", "_command", "_request")
 
-def _verify(request: Request, backend: Backend, buffers: list[memoryview], block_size: int) -> int | None:
-    extent = request.extents[0]
-    match request.compare:
-        case Compare.NONE:
-            for piece, view in _scratch(extent):
-                _read(backend, piece.offset, [view])
-            return None
-        case Compare.ALL:
-            return _compare(backend, extent, iter(_cut(buffers, 0, extent.length)))
-        case Compare.ONE_BLOCK:
-            block = memoryview(b"".join(_cut(buffers, 0, block_size)))
-            return _compare(backend, extent, (block for _ in range(extent.length // block_size)))
+    def __init__(
+        self, command: Command, request: Request, backend: Backend, buffers: list[memoryview], block_size: int
+    ) -> None:
+        self._command = command
+        self._request = request
+        self._backend = backend
+        self._buffers = buffers
+        self._block_size = block_size
 
+    def run(self) -> int | None:
+        request = self._request
+        match request.op:
+            case Op.READ:
+                (extent,) = request.extents
+                self._read(extent.offset, _cut(self._buffers, 0, extent.length))
+            case Op.WRITE:
+                (extent,) = request.extents
+                self._write(extent.offset, _cut(self._buffers, 0, extent.length))
+            case Op.FLUSH:
+                self._flush()
+            case Op.UNMAP:
+                self._unmap()
+            case Op.WRITE_SAME:
+                self._write_same(request.extents[0])
+            case Op.COMPARE_AND_WRITE:
+                return self._compare_and_write(request.extents[0])
+            case Op.VERIFY:
+                return self._verify(request.extents[0])
+            case Op.WRITE_AND_VERIFY:
+                (extent,) = request.extents
+                self._write(extent.offset, _cut(self._buffers, 0, extent.length))
+                return self._verify(extent)
+        return None
 
-def _compare(backend: Backend, extent: Extent, expected: Iterator[memoryview]) -> int | None:
-    """The offset, from the start of the extent, of the first byte that differs from the expected pieces in a row."""
-    wanted = memoryview(b"")
-    for piece, view in _scratch(extent):
-        _read(backend, piece.offset, [view])
-        done = 0
-        while done < piece.length:
-            wanted = wanted or next(expected)
-            step = min(len(wanted), piece.length - done)
-            found = view[done : done + step]
-            if found != wanted[:step]:
-                differs = next(index for index in range(step) if found[index] != wanted[index])
-                return piece.offset - extent.offset + done + differs
-            wanted = wanted[step:]
-            done += step
-    return None
+    def _unmap(self) -> None:
+        for extent in self._request.extents:
+            if extent.length:  # a block descriptor of no blocks is no error (SBC-4 5.35.2)
+                self._step()
+                self._backend.discard(extent.offset, extent.length)
+        self._flush()
 
+    def _write_same(self, extent: Extent) -> None:
+        size = self._block_size
+        pattern = bytes(size) if self._request.zeroes else b"".join(_cut(self._buffers, 0, size))
+        if not any(pattern) and self._zeroed(extent):
+            return
+        filled = False
+        for piece, view in _scratch(extent):
+            if not filled:  # the first piece is the longest
+                view[:] = pattern * (len(view) // size)
+                filled = True
+            self._write(piece.offset, [view])
 
-def _write_same(request: Request, backend: Backend, buffers: list[memoryview], block_size: int) -> None:
-    extent = request.extents[0]
-    pattern = bytes(block_size) if request.zeroes else b"".join(_cut(buffers, 0, block_size))
-    if not any(pattern):
+    def _zeroed(self, extent: Extent) -> bool:
+        self._step()
         try:
-            backend.zero(extent.offset, extent.length, discard=request.unmap)
+            self._backend.zero(extent.offset, extent.length, self._request.unmap)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
-        else:
-            backend.flush()
-            return
-    filled = 0
-    for piece, view in _scratch(extent):
-        if len(view) > filled:
-            view[:] = pattern * (len(view) // block_size)
-            filled = len(view)
-        _write(backend, piece.offset, [view])
+            return False
+        self._flush()
+        return True
+
+    def _compare_and_write(self, extent: Extent) -> int | None:
+        new = _cut(self._buffers, extent.length, extent.length)
+        if not self._command.compared:
+            offset = self._compare(extent, iter(_cut(self._buffers, 0, extent.length)))
+            if offset is not None:
+                return offset
+            self._command.compared = True
+        self._write(extent.offset, new)
+        return None
+
+    def _verify(self, extent: Extent) -> int | None:
+        match self._request.compare:
+            case Compare.NONE:
+                for piece, view in _scratch(extent):
+                    self._read(piece.offset, [view])
+                return None
+            case Compare.ALL:
+                return self._compare(extent, iter(_cut(self._buffers, 0, extent.length)))
+            case Compare.ONE_BLOCK:
+                block = memoryview(b"".join(_cut(self._buffers, 0, self._block_size)))
+                return self._compare(extent, repeat(block))
+
+    def _compare(self, extent: Extent, expected: Iterator[memoryview]) -> int | None:
+        """The offset, from the start of the extent, of the first byte that differs from the pieces in a row."""
+        wanted = memoryview(b"")
+        for piece, view in _scratch(extent):
+            self._read(piece.offset, [view])
+            done = 0
+            while done < piece.length:
+                wanted = wanted or next(expected)
+                step = min(len(wanted), piece.length - done)
+                found = view[done : done + step]
+                if found != wanted[:step]:
+                    differs = next(index for index in range(step) if found[index] != wanted[index])
+                    return piece.offset - extent.offset + done + differs
+                wanted = wanted[step:]
+                done += step
+        return None
+
+    def _read(self, offset: int, buffers: list[memoryview]) -> None:
+        self._transfer(self._backend.read, offset, buffers)
+
+    def _write(self, offset: int, buffers: list[memoryview]) -> None:
+        self._transfer(lambda at, rest: self._backend.write(at, rest, durable=True), offset, buffers)
+
+    def _transfer(
+        self, move: Callable[[int, Sequence[memoryview]], int], offset: int, buffers: list[memoryview]
+    ) -> None:
+        left = sum(map(len, buffers))
+        while left:
+            self._step()
+            moved = move(offset, buffers)
+            moved -= moved % self._backend.block_size  # O_DIRECT goes on at whole blocks only
+            if moved <= 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            left -= moved
+            if left:
+                offset += moved
+                buffers = _cut(buffers, moved, left)
+
+    def _flush(self) -> None:
+        self._step()
+        self._backend.flush()
+
+    def _step(self) -> None:
+        """Before each call of the backend: nothing starts for a command that was answered or aborted meanwhile."""
+        if self._command.answered:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
 def _scratch(extent: Extent) -> Iterator[tuple[Extent, memoryview]]:
@@ -123,7 +178,7 @@ def _scratch(extent: Extent) -> Iterator[tuple[Extent, memoryview]]:
 
 
 def _cut(buffers: Sequence[memoryview], start: int, length: int) -> list[memoryview]:
-    """The bytes start … start+length of the buffers in a row. Raises OSError EFAULT where they are too short."""
+    """The bytes start … start+length of the buffers in a row. Raises OSError EINVAL where they are too short."""
     pieces = []
     for view in buffers:
         if length and start < len(view):
@@ -134,23 +189,5 @@ def _cut(buffers: Sequence[memoryview], start: int, length: int) -> list[memoryv
         else:
             start -= min(start, len(view))
     if length:
-        raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     return pieces
-
-
-def _read(backend: Backend, offset: int, buffers: list[memoryview]) -> None:
-    while buffers:
-        moved = backend.read(offset, buffers)
-        offset, buffers = _advance(offset, buffers, moved)
-
-
-def _write(backend: Backend, offset: int, buffers: list[memoryview]) -> None:
-    while buffers:
-        moved = backend.write(offset, buffers, durable=True)
-        offset, buffers = _advance(offset, buffers, moved)
-
-
-def _advance(offset: int, buffers: list[memoryview], moved: int) -> tuple[int, list[memoryview]]:
-    if moved <= 0:
-        raise OSError(errno.EIO, "no progress")
-    return offset + moved, _cut(buffers, moved, sum(map(len, buffers)) - moved)
