@@ -45,6 +45,7 @@ class Trigger(enum.Enum):
     RECOVERED = "the last held command succeeded"
     SUCCESS = "a command succeeded"
     TIMEOUT = "the outage lasted retry_timeout"
+    GIVEN_UP = "the storage is gone and the policy does not hold"
     STOP = "fallback stop, readonly or offline"
     RESUME = "a person resumes, commands are held"
     RESUME_EMPTY = "a person resumes, nothing is held"
@@ -53,9 +54,11 @@ class Trigger(enum.Enum):
 TABLE: dict[tuple[State, Trigger], State] = {
     (State.ONLINE, Trigger.FAILURE): State.RETRYING,
     (State.ONLINE, Trigger.LOST): State.DOWN,
+    (State.ONLINE, Trigger.GIVEN_UP): State.FAILED,
     (State.ONLINE, Trigger.STOP): State.STOPPED,
     (State.RETRYING, Trigger.LOST): State.DOWN,
     (State.RETRYING, Trigger.RECOVERED): State.ONLINE,
+    (State.RETRYING, Trigger.GIVEN_UP): State.FAILED,
     (State.RETRYING, Trigger.STOP): State.STOPPED,
     (State.DOWN, Trigger.RECOVERED): State.ONLINE,
     (State.DOWN, Trigger.TIMEOUT): State.FAILED,
@@ -84,12 +87,12 @@ class Outage:
     next_probe: float = 0.0
     held_most: int = 0
     evidence: dict[int, int] = field(default_factory=dict)  # first byte -> token of commands that failed
-    _stood: float = 0.0  # seconds the clock has stood still since it exists
+    stood: float = 0.0  # seconds the clock has stood still since it exists
     _still_since: float | None = None
 
     def clock(self, now: float) -> float:
         """Time that does not pass while nothing may be tried."""
-        return (now if self._still_since is None else self._still_since) - self._stood
+        return (now if self._still_since is None else self._still_since) - self.stood
 
     def real(self, clock: float, now: float) -> float | None:
         """When the clock will show this; None while it stands still."""
@@ -100,7 +103,7 @@ class Outage:
         if still and self._still_since is None:
             self._still_since = now
         elif not still and self._still_since is not None:
-            self._stood += now - self._still_since
+            self.stood += now - self._still_since
             self._still_since = None
 
     def stood_still(self, now: float) -> float:

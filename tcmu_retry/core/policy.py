@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from tcmu_retry.core.errors import ErrorClass, ReportAs
 from tcmu_retry.core.words import format_duration, meant, parse_bool, parse_duration, parse_number
@@ -110,10 +111,10 @@ class Budgets:
 DEFAULT = Policy()
 
 
-def _choice(kind: type[enum.Enum]) -> Callable[[object, str], object]:
+def _choice(kind: type[enum.Enum]) -> Callable[[object, str], enum.Enum]:
     words = [str(item.value) for item in kind]
 
-    def parse(value: object, key: str) -> object:
+    def parse(value: object, key: str) -> enum.Enum:
         if value not in words:
             raise ValueError(f"{key}={value} is not known; {meant(str(value), words)}")
         return kind(value)
@@ -125,7 +126,7 @@ def _attempts(value: object, key: str) -> int:
     return int(parse_number(value, key, 0))
 
 
-_PARSERS: dict[str, Callable[[object, str], object]] = {
+_PARSERS: dict[str, Callable[[object, str], Any]] = {
     "retry": parse_bool,
     "retry_interval": parse_duration,
     "retry_backoff": lambda value, key: parse_number(value, key, 1),
@@ -195,7 +196,7 @@ def _set(policy: Policy, key: str, value: object) -> Policy:
     name = rest if first in _SIDES else key
     for side in sides:
         changed = _set_in(policy.of(side), name, key, value)
-        policy = replace(policy, **{side.value: changed})
+        policy = replace(policy, read=changed) if side is Direction.READ else replace(policy, write=changed)
     return policy
 
 
@@ -211,7 +212,7 @@ def _set_in(settings: DirectionPolicy, name: str, key: str, value: object) -> Di
         return replace(settings, classes={**settings.classes, group: changed})
     if name not in SETTINGS:
         raise ValueError(f"{key} is not a setting; {meant(name, (*SETTINGS, 'allow_data_loss', *QEMU))}")
-    return replace(settings, **{name: _PARSERS[name](value, key)})  # type: ignore[arg-type]
+    return replace(settings, **{name: _PARSERS[name](value, key)})
 
 
 def _check(policy: Policy) -> None:
@@ -235,7 +236,7 @@ def _check(policy: Policy) -> None:
 
 def flatten(policy: Policy) -> dict[str, str]:
     """The whole policy in the words that `change` reads."""
-    flat = {}
+    flat: dict[str, str] = {}
     for side in Direction:
         settings = policy.of(side)
         flat |= {f"{side.value}.{name}": _word(name, getattr(settings, name)) for name in SETTINGS}

@@ -1,0 +1,81 @@
+"""Events a person wants to know, by stable codes; `tcmu-retry explain` prints these texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+OUTAGE_BEGAN = "TR-001"
+DOWN = "TR-002"
+TIMED_OUT = "TR-003"
+RECOVERED = "TR-004"
+STOPPED = "TR-005"
+RESUMED = "TR-006"
+HELD = "TR-007"
+POLICY_CHANGED = "TR-008"
+SHED = "TR-009"
+IGNORED = "TR-010"
+LOGIN_WAITS = "TR-020"
+STORAGE_REFUSED = "TR-021"
+
+
+@dataclass(frozen=True, slots=True)
+class Meaning:
+    """summary: a line, with the event's fields in braces; explain: cause, effect and what to do."""
+
+    summary: str
+    explain: str
+
+
+MEANINGS = {
+    OUTAGE_BEGAN: Meaning(
+        "an outage began ({errno})",
+        "A command failed and is held instead of being reported. It is tried again by its policy; the initiator waits.",
+    ),
+    DOWN: Meaning(
+        "the storage is taken to be away ({errno})",
+        "The path or the storage is lost, or three different places failed in a row. New commands wait untried while"
+        " one probe goes out per interval. Look at the storage; `tcmu-retry queue retry LUN` probes at once.",
+    ),
+    TIMED_OUT: Meaning(
+        "the outage has lasted its retry_timeout ({seconds} s); now: {fallback}",
+        "Held commands get the fallback, and new ones as soon as they fail. Probing goes on; the first success ends"
+        " it.",
+    ),
+    RECOVERED: Meaning(
+        "the storage is back after {seconds} s; up to {held_most} commands were held",
+        "A command succeeded and nothing is held any more. For `stopped` seconds of it nothing was tried, by policy or a"
+        " person.",
+    ),
+    STOPPED: Meaning(
+        "stopped by its fallback {fallback}",
+        "Nothing is tried in this direction and its clocks stand still until `tcmu-retry device resume LUN`.",
+    ),
+    RESUMED: Meaning("resumed", "A person ended a hold or a stop; what was held is tried again."),
+    HELD: Meaning(
+        "held by a person: {reason}",
+        "Commands wait untried and their clocks stand still until `tcmu-retry device resume LUN`.",
+    ),
+    POLICY_CHANGED: Meaning(
+        "its policy was changed", "The new policy holds for held commands too, from their beginnings."
+    ),
+    SHED: Meaning(
+        "over budget with {held} commands held: BUSY",
+        "More commands were to be held than the budgets allow; the rest is answered BUSY. Linux gives up on BUSY after"
+        " 180 s.",
+    ),
+    IGNORED: Meaning(
+        "commands are answered GOOD without effect",
+        "The fallback is `ignore`: writes are dropped and reads return zeros while this lasts. Data is being lost.",
+    ),
+    LOGIN_WAITS: Meaning(
+        "a login at {portal} waits for commands of a dead connection; {released} answered BUSY",
+        "The target cannot finish closing a connection while its commands are held, and every login to the portal waits"
+        " with it. Which commands they are cannot be known, so everything held behind the portal was answered BUSY;"
+        " living initiators send theirs again.",
+    ),
+    STORAGE_REFUSED: Meaning(
+        "its storage is refused: {reason}",
+        "What is found under the LUN's path is not the storage it had. Nothing is read from or written to it. Bring the"
+        " right one back, or unexport the LUN.",
+    ),
+}

@@ -1,0 +1,435 @@
+"""A LUN: the one place where kernel, disk, engine and storage of a LUN meet.
+
+Theory of operation
+-------------------
+A device lives in the main loop and never blocks. Its pump (a thread) reports events; each is turned into one call of
+the engine, or answered by the disk; each call of the engine returns actions; `_act` carries them out and sets the one
+timer to the engine's next deadline. Whatever may block (open, reopen, close) runs by `offload`.
+
+Whose word counts: the pump knows which commands are open and running, the engine knows what each waits for, the disk
+knows what a CDB means. The device keeps only the map from token to command, for the commands the engine has.
+
+The gate closes in the pump and opens here (`Gate`). Every event that closed it is followed by `engine.gate_closed`
+before anything else, so the engine knows what ran unasked. A person's hold or drain closes it too: the pump confirms
+by `Closed`.
+
+Leaving has two steps. `withdraw` answers everything (BUSY) and waits 5 s for I/O that runs; what does not return is
+answered too and the kernel keeps its buffers. From then on arrivals are answered BUSY, so that an unlink in the kernel
+does not wait for us. `detach` then gives the ring back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tcmu_retry.backends.absent import AbsentBackend
+from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
+from tcmu_retry.core.engine import Engine
+from tcmu_retry.core.policy import Policy, PolicyError, change
+from tcmu_retry.daemon import view
+from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice
+from tcmu_retry.daemon.config import DeviceConfig
+from tcmu_retry.daemon.offload import offload
+from tcmu_retry.pump.base import (
+    Arrived,
+    Broken,
+    Closed,
+    Command,
+    Event,
+    Finished,
+    Probed,
+    Shape,
+    TaskManagement,
+)
+from tcmu_retry.pump.reference import ReferencePump
+from tcmu_retry.scsi.disk import Disk
+from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Status
+from tcmu_retry.scsi.sense import Sense
+from tcmu_retry.tcmu.base import Channel
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
+CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
+
+
+@dataclass(frozen=True, slots=True)
+class Lun:
+    """What the kernel says of a LUN. Sizes in bytes."""
+
+    name: str  # the backstore's name
+    wwn: str
+    size: int
+    block_size: int
+    uio: str  # "uio0"
+
+
+class Device:
+    """Serves one LUN from `attach` to `detach`; implements `daemon.api.DeviceApi`."""
+
+    def __init__(
+        self,
+        lun: Lun,
+        config: DeviceConfig,
+        disk: Callable[[bool], Disk],
+        open_storage: Callable[[], Backend],
+        notify: Callable[[Notice], None],
+        changed: Callable[[Device], None],
+    ) -> None:
+        """disk: makes the disk, told whether the storage can discard. open_storage may block, raises BackendError."""
+        self.lun = lun
+        self.config = config
+        self.policy: Policy = config.policy
+        self.policy_generation = 1
+        self.backend_error = ""
+        self.hold_reason = ""
+        self.draining = False
+        self._make_disk = disk
+        self._open_storage = open_storage
+        self._notify = notify
+        self._tell_changed = changed
+        self._changed_due = False
+        self._engine = Engine(config.policy, config.budgets, random.random)
+        self._commands: dict[Token, Command] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._reopening: asyncio.Task[None] | None = None
+        self._identity: Identity | None = None
+        self._disk: Disk
+        self._backend: Backend
+        self._pump: ReferencePump
+        self._loop: asyncio.AbstractEventLoop
+
+    @property
+    def name(self) -> str:
+        return self.lun.name
+
+    # ---- coming and going
+
+    async def attach(self, open_channel: Callable[[], Channel], fresh: bool) -> None:
+        """Start serving. fresh: the LUN is just being made, and storage that cannot be used refuses it (BackendError);
+        otherwise the LUN comes up `down` and its storage is opened when it is there. Raises OSError of the channel.
+        """
+        self._loop = asyncio.get_running_loop()
+        lost = 0
+        try:
+            self._backend = await offload(self._open_checked)
+        except BackendError as error:
+            if fresh:
+                raise
+            lost = error.errno
+            self.backend_error = str(error)
+            self._backend = self._absent()
+        else:
+            self._identity = self._backend.identity
+        try:
+            channel = await offload(open_channel)
+        except OSError:
+            await offload(self._backend.close)
+            raise
+        self._disk = self._make_disk(self._backend.can_discard)
+        self._pump = ReferencePump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
+        self._reshape()
+        if lost:
+            self._pump.gate(False)
+        self._loop.add_reader(self._pump.fileno(), self._take_events)
+        self._pump.start()
+        if lost:
+            self._act(self._engine.storage_lost(lost, time.monotonic()))
+
+    async def withdraw(self) -> None:
+        """Answer everything and let nothing start any more; returns within DRAIN_SECONDS."""
+        self._close_gate()
+        self._act(self._engine.drain(time.monotonic()))
+        self._act(self._engine.release(time.monotonic()))
+        await self._quiet(DRAIN_SECONDS)
+        self._act(self._engine.stopping(time.monotonic()))
+
+    async def detach(self) -> None:
+        """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
+        for handle in (self._timer, self._expiry, self._reopening):
+            if handle is not None:
+                handle.cancel()
+        self._take_events()
+        self._loop.remove_reader(self._pump.fileno())
+        self._pump.stop()
+        try:
+            await asyncio.wait_for(offload(self._backend.close), 1.0)
+        except TimeoutError:
+            log.warning("LUN %s: its storage does not let itself be closed; left to the kernel", self.name)
+
+    def _absent(self) -> Backend:
+        return AbsentBackend(Identity("", self.lun.size, ""), self.lun.block_size)
+
+    def _open_checked(self) -> Backend:
+        """Blocking. Raises BackendError."""
+        backend = self._open_storage()
+        problem = None
+        if self._identity is not None:
+            problem = self._identity.difference(backend.identity)
+        elif backend.identity.size < self.lun.size:
+            problem = f"it has {backend.identity.size} bytes and the LUN {self.lun.size}"
+        elif self.lun.block_size % backend.block_size:
+            problem = f"its block size is {backend.block_size} and the LUN's {self.lun.block_size}"
+        if problem:
+            backend.close()
+            raise BackendError(
+                f"{self.config.path} is not the storage of LUN {self.name}: {problem}; bring the right one back,"
+                " or unexport the LUN",
+                errno.EMEDIUMTYPE,
+            )
+        return backend
+
+    async def _reopen(self) -> None:
+        """The engine has no I/O out; a fast one of the pump may still be, and a file that is in use cannot be closed."""
+        error = errno.EBUSY
+        if not self._pump.statistics().in_flight:
+            old, self._backend = self._backend, self._absent()
+            self._pump.use(self._backend)
+            await offload(old.close)
+            try:
+                self._backend = await offload(self._open_checked)
+            except BackendError as failure:
+                error = failure.errno
+                if self.backend_error != str(failure):
+                    log.warning("LUN %s: %s", self.name, failure)
+                self.backend_error = str(failure)
+            else:
+                error = 0
+                self._identity = self._backend.identity
+                self.backend_error = ""
+                self._pump.use(self._backend)
+        self._reopening = None
+        self._act(self._engine.reopened(error, time.monotonic()))
+
+    # ---- the pump's events
+
+    def _take_events(self) -> None:
+        for event in self._pump.events():
+            self._act(self._event(event, time.monotonic()))
+
+    def _event(self, event: Event, now: float) -> list[Action]:
+        match event:
+            case Arrived(command, running):
+                return self._closed(running, now) + self._arrived(command, now)
+            case Finished(command, 0 | errno.ECANCELED as error):
+                self._commands.pop(command.serial, None)
+                return self._engine.finished(command.serial, _request(command), error, now)
+            case Finished(command, error, _, running):
+                actions = self._closed(running, now)
+                if not command.answered:
+                    self._commands[command.serial] = command
+                return actions + self._engine.finished(command.serial, _request(command), error, now)
+            case TaskManagement(kind, commands, running):
+                log.info("LUN %s: task management %d names %d commands", self.name, kind, len(commands))
+                named = [command.serial for command in commands if not command.answered]
+                return self._closed(running, now) + self._engine.aborted(named, now)
+            case Probed(direction, error):
+                return self._engine.probed(direction, error, now)
+            case Closed(running):
+                return self._closed(running, now) + self._engine.tick(now)
+            case Broken(message):
+                log.error("%s", message)
+                return []
+
+    def storage_came(self) -> None:
+        """Some storage came or changed: in an outage that is worth a try at once."""
+        if self._engine.held_count or self.backend_error:
+            self.kick()
+
+    def login_waits(self, portal: str) -> None:
+        """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
+        released = self.release()
+        self._emit("TR-020", None, {"portal": portal, "released": released})
+
+    def _closed(self, running: Sequence[Command], now: float) -> list[Action]:
+        for command in running:
+            self._commands[command.serial] = command
+        return self._engine.gate_closed([(command.serial, _request(command)) for command in running], now)
+
+    def _arrived(self, command: Command, now: float) -> list[Action]:
+        try:
+            outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
+        except Exception:
+            log.exception("LUN %s: CDB %s failed in our own code", self.name, command.cdb.hex(" "))
+            outcome = self._disk.sense_reply(INTERNAL_FAILURE)
+        if isinstance(outcome, Reply):
+            self._answer(command, outcome)
+            self._reshape()
+            return []
+        command.request = outcome
+        self._commands[command.serial] = command
+        return self._engine.arrived(command.serial, outcome, now)
+
+    def _answer(self, command: Command, reply: Reply) -> None:
+        command.answered = True
+        self._pump.complete(command, reply)
+
+    def _reshape(self) -> None:
+        plain = self._disk.plain
+        self._pump.shape(
+            Shape(self.lun.block_size, self.lun.size // self.lun.block_size, not self._disk.read_only)
+            if plain
+            else None
+        )
+
+    # ---- the engine's actions
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Dispatch(token):
+                    self._pump.dispatch(self._commands[token])
+                case Complete(token, answer):
+                    command = self._commands.pop(token)
+                    self._answer(command, self._render(command, answer))
+                case Probe(direction):
+                    self._pump.probe(direction)
+                case Reopen():
+                    self._reopening = self._loop.create_task(self._reopen())
+                case Gate():
+                    self._pump.gate(True)
+                case Emit(code, direction, fields):
+                    self._emit(code, direction, fields)
+        self._arm()
+        self._disk.health = view.health(self.config.health, self._engine)
+        self._changed()
+
+    def _render(self, command: Command, answer: Sense | Verdict) -> Reply:
+        match answer:
+            case Sense():
+                return self._disk.sense_reply(answer)
+            case Verdict.BUSY:
+                return BUSY
+            case Verdict.RESERVATION_CONFLICT:
+                return Reply(Status.RESERVATION_CONFLICT)
+            case Verdict.ABORTED:
+                return Reply(Status.TASK_ABORTED)
+            case Verdict.IGNORED:
+                zeros = _request(command).op is Op.READ
+                return Reply(Status.GOOD, data=bytes(command.data_length) if zeros else None)
+
+    def _emit(self, code: str, direction: Direction | None, fields: Mapping[str, object]) -> None:
+        self._notify(view.notice(code, self.name, direction, fields, time.time()))
+
+    def _arm(self) -> None:
+        due = self._engine.deadline()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if due is None else self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._act(self._engine.tick(time.monotonic()))
+
+    def _changed(self) -> None:
+        if not self._changed_due:
+            self._changed_due = True
+            self._loop.call_later(CHANGED_SECONDS, self._say_changed)
+
+    def _say_changed(self) -> None:
+        self._changed_due = False
+        self._tell_changed(self)
+
+    # ---- looking
+
+    def status(self) -> DeviceStatus:
+        return view.status(self, self._engine, self._pump.statistics().in_flight, time.monotonic())
+
+    def held(self, offset: int = 0, limit: int = 0) -> list[HeldCommand]:
+        return view.held(self._engine, self.lun.block_size, offset, limit, time.monotonic(), self._commands)
+
+    def statistics(self) -> dict[str, int]:
+        return view.statistics(self._pump.statistics())
+
+    # ---- persons
+
+    def set_policy(
+        self, changes: Mapping[str, object], dry_run: bool = False, if_generation: int | None = None
+    ) -> Policy:
+        if if_generation is not None and if_generation != self.policy_generation:
+            raise ApiError(
+                "Busy",
+                f"the policy of {self.name} is at generation {self.policy_generation}, not {if_generation};"
+                " look at it again and repeat the change",
+            )
+        try:
+            policy = change(self.policy, changes)
+        except PolicyError as error:
+            raise ApiError("InvalidPolicy", str(error)) from error
+        if not dry_run and policy != self.policy:
+            self.policy = policy
+            self.policy_generation += 1
+            self._act(self._engine.set_policy(policy, time.monotonic()))
+        return policy
+
+    def kick(self, serials: Sequence[int] = ()) -> int:
+        return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))
+
+    def fail(self, serials: Sequence[int] = ()) -> int:
+        return self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
+
+    def release(self) -> int:
+        return self._verb(self._engine.release(time.monotonic()))
+
+    def _known(self, serials: Sequence[int]) -> Sequence[int]:
+        held = {command.serial for command in self.held()} if serials else set()
+        if missing := [serial for serial in serials if serial not in held]:
+            raise ApiError(
+                "NotFound", f"{self.name} holds no command {missing[0]}; `tcmu-retry queue list {self.name}` shows them"
+            )
+        return serials
+
+    def _verb(self, actions: list[Action]) -> int:
+        """How many commands an operator's verb touched."""
+        self._act(actions)
+        return len({action.token for action in actions if isinstance(action, Dispatch | Complete)})
+
+    def hold(self, reason: str, expires_in: float | None = None) -> None:
+        self.hold_reason = reason or "held by an operator"
+        self._close_gate()
+        self._act(self._engine.hold(time.monotonic(), self.hold_reason))
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self.resume)
+
+    def resume(self) -> None:
+        self.hold_reason = ""
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        self._act(self._engine.resume(time.monotonic()))
+
+    async def drain(self) -> None:
+        self.draining = True
+        self._close_gate()
+        self._act(self._engine.drain(time.monotonic()))
+        if not await self._quiet(DRAIN_SECONDS):
+            in_flight = self._pump.statistics().in_flight
+            self.undrain()
+            raise ApiError("Busy", f"{in_flight} I/O of {self.name} did not return within {DRAIN_SECONDS:g} s")
+
+    def undrain(self) -> None:
+        self.draining = False
+        self._act(self._engine.undrain(time.monotonic()))
+
+    def _close_gate(self) -> None:
+        """The pump confirms by Closed; until then the engine learns of nothing that runs unasked."""
+        self._pump.gate(False)
+        self._act(self._engine.gate_closed((), time.monotonic()))
+
+    async def _quiet(self, seconds: float) -> bool:
+        """Wait until no I/O is out; False if that took longer."""
+        until = self._loop.time() + seconds
+        while self._pump.statistics().in_flight or self._engine.in_flight:
+            if self._loop.time() >= until:
+                return False
+            await asyncio.sleep(0.02)
+        return True

@@ -1,0 +1,247 @@
+"""All LUNs of this daemon: what the kernel announces becomes a device, what an operator asks becomes a change in LIO.
+
+The kernel waits, unkillably and without a limit, for the answer to an announcement; every way through `_answered`
+ends in a reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+
+from tcmu_retry import __version__
+from tcmu_retry.backends.base import Backend, BackendError
+from tcmu_retry.backends.file import open_backend
+from tcmu_retry.backends.filters import apply
+from tcmu_retry.core.words import nearest
+from tcmu_retry.daemon import export
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice
+from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
+from tcmu_retry.daemon.device import Device, Lun
+from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.portals import watch_portals
+from tcmu_retry.daemon.uevents import Uevents
+from tcmu_retry.scsi.disk import Disk, DiskIdentity
+from tcmu_retry.tcmu import configfs
+from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
+from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
+
+log = logging.getLogger(__name__)
+
+SUBTYPE = "retry"
+LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
+
+
+class Service:
+    """Implements `daemon.api.ServiceApi` over the running kernel."""
+
+    version = __version__
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._devices: dict[str, Device] = {}  # by uio name
+        self._attaching: set[str] = set()
+        self._netlink = TcmuNetlink()
+        self._uevents = Uevents(self._uio_came, self._storage_came)
+        self._watchers: list[tuple[Callable[..., None], ...]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
+        self._netlink.start(self._announced)
+        self._uevents.start()
+        self._netlink.set_features(reply=True)
+        for device in scan(SUBTYPE):
+            self._spawn(self._adopt(device))
+        self._spawn(watch_portals(self._held_names, self._login_waits))
+
+    async def stop(self) -> None:
+        """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
+        for task in self._tasks:
+            task.cancel()
+        self._uevents.close()
+        await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
+        self._devices.clear()
+        # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
+        self._netlink.set_features(reply=False)
+        self._netlink.close()
+
+    async def _leave(self, device: Device) -> None:
+        await device.withdraw()
+        await device.detach()
+
+    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a task of the service failed", exc_info=error)
+
+    # ---- the kernel's announcements
+
+    def _announced(self, event: Event) -> None:
+        if event.device.subtype != SUBTYPE:
+            return  # another handler's; an answer of ours would be taken for its
+        match event:
+            case Added():
+                self._spawn(self._answered(event, self._added(event.device)))
+            case Removed():
+                self._spawn(self._answered(event, self._removed(event.device)))
+            case Reconfigured():
+                self._spawn(self._answered(event, self._reconfigured(event)))
+
+    async def _answered(self, event: Event, handling: Awaitable[int]) -> None:
+        status = -errno.EIO
+        try:
+            status = await handling
+        except Exception:
+            log.exception("%s of %s failed in our own code", type(event).__name__, event.device.name)
+        finally:
+            self._netlink.reply(event, status)
+
+    async def _added(self, uio: UioDevice) -> int:
+        try:
+            await self._attach(uio, fresh=True)
+        except (BackendError, ConfigError) as error:
+            log.error("LUN %s is refused: %s", uio.name, error)
+            return -(error.errno or errno.EINVAL)
+        except OSError as error:
+            log.error("LUN %s is refused: %s", uio.name, error)
+            return -(error.errno or errno.EIO)
+        return 0
+
+    async def _removed(self, uio: UioDevice) -> int:
+        device = self._devices.pop(uio.uio, None)
+        if device is not None:
+            await self._leave(device)
+            self._tell(2, device.name)
+            log.info("LUN %s is gone", device.name)
+        return 0
+
+    async def _reconfigured(self, event: Reconfigured) -> int:
+        """Restoring a saved configuration writes every value again; only a new one is a change."""
+        device = self._devices.get(event.device.uio)
+        if device is None or event.size in (None, device.lun.size):
+            return 0
+        log.error("LUN %s: resizing is not offered yet; it keeps its %d bytes", device.name, device.lun.size)
+        return -errno.EOPNOTSUPP
+
+    async def _adopt(self, uio: UioDevice) -> None:
+        """A LUN that was there before us. What its last daemon had in flight nobody can vouch for: BUSY, sent again."""
+        configfs.block(uio, True)
+        while True:
+            try:
+                await self._attach(uio, fresh=False)
+                break
+            except ConfigError as error:
+                log.error("LUN %s is not served: %s", uio.name, error)
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    log.error("LUN %s is not served: %s", uio.name, error)
+                    return
+                # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
+                await asyncio.sleep(LATE_SECONDS)
+        configfs.block(uio, False)
+
+    async def _attach(self, uio: UioDevice, fresh: bool) -> None:
+        if uio.uio in self._devices or uio.uio in self._attaching:
+            return
+        self._attaching.add(uio.uio)
+        try:
+            config = self._source.device(uio.config)
+            attributes = configfs.prepare(uio)
+            lun = Lun(uio.name, attributes.wwn, attributes.size, attributes.block_size, uio.uio)
+            device = Device(
+                lun, config, partial(_disk, uio, lun), partial(_open, config), self._notice, partial(self._tell, 0)
+            )
+            await device.attach(partial(_open_channel, uio, reset=not fresh), fresh)
+            self._devices[uio.uio] = device
+        finally:
+            self._attaching.discard(uio.uio)
+        log.info("LUN %s is served from %s", uio.name, config.path)
+        self._tell(1, device)
+
+    # ---- hints
+
+    def _uio_came(self, name: str) -> None:
+        """The announcement comes by netlink; this finds the device if that was lost."""
+        self._spawn(self._look_later(name))
+
+    async def _look_later(self, name: str) -> None:
+        await asyncio.sleep(LATE_SECONDS)
+        uio = find(name)
+        if uio is not None and uio.subtype == SUBTYPE and name not in self._devices:
+            await self._adopt(uio)
+
+    def _storage_came(self, name: str) -> None:
+        """Which storage stands on which block device is not always to be seen: whoever has an outage tries now."""
+        for device in self._devices.values():
+            device.storage_came()
+
+    def _held_names(self) -> list[str]:
+        return [device.name for device in self._devices.values() if device.status().held]
+
+    def _login_waits(self, name: str, portal: str) -> None:
+        self._find(name).login_waits(portal)
+
+    # ---- ServiceApi
+
+    def devices(self) -> Sequence[DeviceApi]:
+        return sorted(self._devices.values(), key=lambda device: device.name)
+
+    def device(self, name: str) -> DeviceApi:
+        return self._find(name)
+
+    def _find(self, name: str) -> Device:
+        for device in self._devices.values():
+            if device.name == name:
+                return device
+        known = [device.name for device in self._devices.values()]
+        hint = nearest(name, known)
+        raise ApiError("NotFound", f"there is no LUN {name}" + (f"; did you mean {hint}?" if hint else ""))
+
+    async def export(self, request: ExportRequest) -> ExportResult:
+        problem = self.check_config(request.config)
+        if problem:
+            raise ApiError("InvalidArgument", problem)
+        return await offload(export.export, request, partial(_size, self._source.device(request.config)))
+
+    async def unexport(self, name: str) -> None:
+        device = next((device for device in self._devices.values() if device.name == name), None)
+        export.check_ours(name)
+        if device is not None:
+            await device.withdraw()
+        await offload(export.unexport, name)
+
+    def check_config(self, config: str) -> str:
+        try:
+            self._source.device(config)
+        except ConfigError as error:
+            return str(error)
+        return ""
+
+    def watch(
+        self,
+        changed: Callable[[DeviceApi], None],
+        added: Callable[[DeviceApi], None],
+        removed: Callable[[str], None],
+        notice: Callable[[Notice], None],
+    ) -> None:
+        self._watchers.append((changed, added, removed, notice))
+
+    def _tell(self, which: int, what: object) -> None:
+        for watcher in self._watchers:
+            watcher[which](what)
+
+    def _notice(self, notice: Notice) -> None:
+        log.warning("%s %s: %s", notice.code, notice.device, notice.message)
+        self._tell(3, notice)
