@@ -43,8 +43,8 @@ MEANINGS = {
     ),
     RECOVERED: Meaning(
         "the storage is back after {seconds} s; up to {held_most} commands were held",
-        "A command succeeded and nothing is held any more. For `stopped` seconds of it nothing was tried, by policy or a"
-        " person.",
+        "A command succeeded and nothing is held any more. For `stopped` seconds of it nothing was tried, by policy or"
+        " a person.",
     ),
     STOPPED: Meaning(
         "stopped by its fallback {fallback}",

@@ -23,7 +23,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,8 +50,8 @@ from tcmu_retry.pump.base import (
 )
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.disk import Disk
-from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Status
-from tcmu_retry.scsi.sense import Sense
+from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
+from tcmu_retry.scsi.sense import TARGET_FAILURE, Sense
 from tcmu_retry.tcmu.base import Channel
 
 log = logging.getLogger(__name__)
@@ -189,7 +188,7 @@ class Device:
         return backend
 
     async def _reopen(self) -> None:
-        """The engine has no I/O out; a fast one of the pump may still be, and a file that is in use cannot be closed."""
+        """While I/O is out the old file cannot be closed, and its lock keeps everybody else from opening it."""
         error = errno.EBUSY
         if not self._pump.statistics().in_flight:
             old, self._backend = self._backend, self._absent()
@@ -260,7 +259,7 @@ class Device:
             outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
         except Exception:
             log.exception("LUN %s: CDB %s failed in our own code", self.name, command.cdb.hex(" "))
-            outcome = self._disk.sense_reply(INTERNAL_FAILURE)
+            outcome = self._disk.sense_reply(TARGET_FAILURE)
         if isinstance(outcome, Reply):
             self._answer(command, outcome)
             self._reshape()
@@ -341,10 +340,30 @@ class Device:
     # ---- looking
 
     def status(self) -> DeviceStatus:
-        return view.status(self, self._engine, self._pump.statistics().in_flight, time.monotonic())
+        now = time.monotonic()
+        engine = self._engine
+        oldest = min((entry.arrived for entry in engine.held()[:1]), default=now)
+        return DeviceStatus(
+            name=self.name,
+            wwn=self.lun.wwn,
+            path=self.config.path,
+            size=self.lun.size,
+            block_size=self.lun.block_size,
+            uio=self.lun.uio,
+            read=view.direction(engine, Direction.READ, now),
+            write=view.direction(engine, Direction.WRITE, now),
+            held=engine.held_count,
+            held_bytes=engine.held_bytes,
+            oldest_held=now - oldest,
+            in_flight=self._pump.statistics().in_flight,
+            hold_reason=self.hold_reason,
+            draining=self.draining,
+            backend_error=self.backend_error,
+            policy_generation=self.policy_generation,
+        )
 
     def held(self, offset: int = 0, limit: int = 0) -> list[HeldCommand]:
-        return view.held(self._engine, self.lun.block_size, offset, limit, time.monotonic(), self._commands)
+        return view.held(self._engine, self.lun.block_size, offset, limit, time.monotonic())
 
     def statistics(self) -> dict[str, int]:
         return view.statistics(self._pump.statistics())
@@ -433,3 +452,9 @@ class Device:
                 return False
             await asyncio.sleep(0.02)
         return True
+
+
+def _request(command: Command) -> Request:
+    """What a command asks; it has been read as soon as it is anything but fresh from the ring."""
+    assert command.request is not None
+    return command.request

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from pathlib import Path
 
 from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
@@ -161,7 +159,7 @@ class Service:
             attributes = configfs.prepare(uio)
             lun = Lun(uio.name, attributes.wwn, attributes.size, attributes.block_size, uio.uio)
             device = Device(
-                lun, config, partial(_disk, uio, lun), partial(_open, config), self._notice, partial(self._tell, 0)
+                lun, config, partial(_disk, lun), partial(_open, config), self._notice, partial(self._tell, 0)
             )
             await device.attach(partial(_open_channel, uio, reset=not fresh), fresh)
             self._devices[uio.uio] = device
@@ -245,3 +243,33 @@ class Service:
     def _notice(self, notice: Notice) -> None:
         log.warning("%s %s: %s", notice.code, notice.device, notice.message)
         self._tell(3, notice)
+
+
+def _open(config: DeviceConfig) -> Backend:
+    """Blocking. Raises BackendError."""
+    return apply(open_backend(config.path, buffered=config.buffered), config.filters)
+
+
+def _size(config: DeviceConfig) -> int:
+    """Blocking: bytes the storage has. Raises BackendError."""
+    backend = _open(config)
+    try:
+        return backend.identity.size
+    finally:
+        backend.close()
+
+
+def _disk(lun: Lun, can_discard: bool) -> Disk:
+    return Disk(DiskIdentity(lun.wwn, lun.name), lun.block_size, lun.size, can_discard=can_discard)
+
+
+def _open_channel(uio: UioDevice, reset: bool) -> UioChannel:
+    """Blocking. reset: what a former daemon had in flight is answered BUSY. Raises OSError."""
+    channel = UioChannel(uio)
+    if reset:
+        try:
+            configfs.reset_ring(uio)
+        except OSError:
+            channel.close()
+            raise
+    return channel

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Uevents:
-    """Calls back in the main loop: `uio(name)` for a new uio device, `block(name)` for a new or changed block device."""
+    """Calls back in the main loop: uio(name) for a new uio device, block(name) for a new or changed block device."""
 
     def __init__(self, uio: Callable[[str], None], block: Callable[[str], None]) -> None:
         self._uio = uio
