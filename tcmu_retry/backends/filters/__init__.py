@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.filters import delay, error
+from tcmu_retry.backends.filters.values import meant
 
 Settings = Mapping[str, str]
 
@@ -15,6 +16,9 @@ KNOWN: dict[str, Callable[[Settings], Callable[[Backend], Backend]]] = {"error":
 
 def parse(settings: Mapping[str, Settings]) -> list[Callable[[Backend], Backend]]:
     """The filters of a LUN, innermost first. Raises ValueError with one sentence."""
+    for name in settings:
+        if name not in KNOWN:
+            raise ValueError(f"there is no filter {name}; {meant(name, KNOWN)}")
     return [KNOWN[name](options) for name, options in settings.items()]
 
 

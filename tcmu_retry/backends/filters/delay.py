@@ -3,50 +3,51 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tcmu_retry.backends.base import Backend
-from tcmu_retry.backends.filters.wrapper import Wrapper, check_keys, directions
+from tcmu_retry.backends.filters import values
+from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.scsi.request import Direction
 
-KEYS = ("seconds", "direction", "while_file")
+KEYS: Sequence[str] = ("read", "write", "flush", "direction", "while_file")
 LOOK_SECONDS = 0.05
 
 
-class DelayFilter(Wrapper):
-    """Waits before each call of the given directions: a time, and until the trigger file is gone."""
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long calls wait, in seconds; those of `directions` then wait until `while_file` is gone."""
 
-    def __init__(
-        self,
-        below: Backend,
-        seconds: float,
-        which: frozenset[Direction],
-        trigger: Path | None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    read: float = 0.0
+    write: float = 0.0
+    flush: float = 0.0
+    directions: frozenset[Direction] = frozenset(Direction)
+    while_file: Path | None = None
+
+
+class DelayFilter(Wrapper):
+    """Waits in the caller's thread, then does the call: to the fences above it is I/O that has not returned."""
+
+    def __init__(self, below: Backend, pace: Pace, sleep: Callable[[float], None] = time.sleep) -> None:
         super().__init__(below)
-        self._seconds = seconds
-        self._which = which
-        self._trigger = trigger
+        self._pace = pace
         self._sleep = sleep
 
     def _before(self, direction: Direction, offset: int | None, length: int) -> None:
-        if direction not in self._which:
-            return
-        if self._seconds:
-            self._sleep(self._seconds)
-        while self._trigger is not None and self._trigger.exists():
-            self._sleep(LOOK_SECONDS)
+        pace = self._pace
+        seconds = pace.flush if offset is None else pace.read if direction is Direction.READ else pace.write
+        if seconds:
+            self._sleep(seconds)
+        if pace.while_file is not None and direction in pace.directions:
+            while pace.while_file.exists():
+                self._sleep(LOOK_SECONDS)
 
 
 def parse(settings: Mapping[str, str]) -> Callable[[Backend], Backend]:
-    """`delay.seconds=0.2`, direction, while_file (hang while it exists)."""
-    check_keys("delay", settings, KEYS)
-    which = directions("delay", str(settings.get("direction", "both")))
-    try:
-        seconds = float(settings.get("seconds", 0))
-    except ValueError:
-        raise ValueError(f"delay.seconds={settings['seconds']} is not a number of seconds") from None
-    trigger = Path(settings["while_file"]) if "while_file" in settings else None
-    return lambda below: DelayFilter(below, seconds, which, trigger)
+    """`delay.read=2s`, write, flush; while_file (hang while it exists) with direction. Raises ValueError."""
+    values.check_keys("delay", settings, KEYS)
+    read, write, flush = (values.duration(settings.get(key, "0s"), f"delay.{key}") for key in KEYS[:3])
+    pace = Pace(read, write, flush, values.directions(settings, "delay"), values.while_file(settings, "delay"))
+    return lambda below: DelayFilter(below, pace)

@@ -2,73 +2,80 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tcmu_retry.backends.base import Backend
-from tcmu_retry.backends.filters.wrapper import Wrapper, check_keys, directions
+from tcmu_retry.backends.filters import values
+from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.scsi.request import Direction
 
-KEYS = ("errno", "direction", "offset", "length", "rate", "while_file", "calls")
+KEYS: Sequence[str] = ("errno", "direction", "offset", "length", "rate", "while_file", "calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Which calls fail: those that meet all of it. A flush is of no range, so a range lets it pass.
+
+    span: first byte, and the first byte behind (None: to the end). calls: so many since the storage was opened.
+    """
+
+    code: int
+    directions: frozenset[Direction] = frozenset(Direction)
+    span: tuple[int, int | None] | None = None
+    rate: float = 1.0
+    while_file: Path | None = None
+    calls: int | None = None
+
+    def concerns(self, direction: Direction, offset: int | None, length: int) -> bool:
+        """Whether a call of this kind and place is meant; chance, count and trigger apart."""
+        if direction not in self.directions or self.span is None:
+            return direction in self.directions
+        start, end = self.span
+        return offset is not None and start < offset + length and (end is None or offset < end)
 
 
 class ErrorFilter(Wrapper):
-    """Fails a call that meets all of: direction, overlap with [start, end), trigger file exists, chance, calls left."""
+    """Raises the fault's errno before the storage hears of the call."""
 
-    def __init__(
-        self,
-        below: Backend,
-        code: int,
-        which: frozenset[Direction],
-        start: int,
-        end: float,
-        rate: float,
-        trigger: Path | None,
-        calls: float,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
+    def __init__(self, below: Backend, fault: Fault) -> None:
         super().__init__(below)
-        self._code = code
-        self._which = which
-        self._start, self._end = start, end
-        self._rate = rate
-        self._trigger = trigger
-        self._left = calls
-        self._chance = chance
+        self._fault = fault
+        self._random = random.Random(0)  # the same sequence at every opening: what a test met, it meets again
+        self._left = fault.calls
         self._lock = threading.Lock()
 
     def _before(self, direction: Direction, offset: int | None, length: int) -> None:
-        if direction not in self._which or (self._trigger is not None and not self._trigger.exists()):
+        fault = self._fault
+        if not fault.concerns(direction, offset, length):
             return
-        if offset is not None and not (offset < self._end and self._start < offset + length):
+        if fault.while_file is not None and not fault.while_file.exists():
             return
         with self._lock:
-            if self._left < 1 or self._chance() >= self._rate:
+            if self._left == 0 or self._random.random() >= fault.rate:
                 return
-            self._left -= 1
-        raise OSError(self._code, os.strerror(self._code))
+            if self._left is not None:
+                self._left -= 1
+        raise OSError(fault.code, os.strerror(fault.code))
 
 
 def parse(settings: Mapping[str, str]) -> Callable[[Backend], Backend]:
-    """`error.errno=EIO`, and as wished direction, offset and length (bytes), rate (0..1), while_file, calls."""
-    check_keys("error", settings, KEYS)
-    name = str(settings.get("errno", "EIO"))
-    code = getattr(errno, name, None)
-    if not isinstance(code, int):
-        raise ValueError(f"error.errno={name} is not the name of an errno, such as EIO or ENOSPC")
-    which = directions("error", str(settings.get("direction", "both")))
-    try:
-        start = int(settings.get("offset", 0))
-        end = start + int(settings["length"]) if "length" in settings else float("inf")
-        calls = int(settings["calls"]) if "calls" in settings else float("inf")
-        rate = float(settings.get("rate", 1))
-    except ValueError as problem:
-        raise ValueError(
-            f"filter error: {problem}; offset, length and calls are whole numbers, rate is 0 to 1"
-        ) from None
-    trigger = Path(settings["while_file"]) if "while_file" in settings else None
-    return lambda below: ErrorFilter(below, code, which, start, end, rate, trigger, calls)
+    """`error.errno=EIO`, and as wished direction, offset and length, rate, while_file, calls. Raises ValueError."""
+    values.check_keys("error", settings, KEYS)
+    span = None
+    if "offset" in settings or "length" in settings:
+        start = values.size(settings.get("offset", 0), "error.offset")
+        span = start, start + values.size(settings["length"], "error.length") if "length" in settings else None
+    fault = Fault(
+        code=values.error_code(str(settings.get("errno", "EIO")), "error.errno"),
+        directions=values.directions(settings, "error"),
+        span=span,
+        rate=values.chance(settings.get("rate", 1), "error.rate"),
+        while_file=values.while_file(settings, "error"),
+        calls=values.count(settings["calls"], "error.calls") if "calls" in settings else None,
+    )
+    return lambda below: ErrorFilter(below, fault)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tcmu_retry.backends.base import Backend, Identity
 from tcmu_retry.scsi.request import Direction
@@ -52,22 +51,3 @@ class Wrapper:
 
     def close(self) -> None:
         self._below.close()
-
-
-def check_keys(name: str, settings: Mapping[str, str], known: Sequence[str]) -> None:
-    """Raises ValueError naming an unknown key and the nearest known one."""
-    for key in settings:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {name}.{near[0]}?" if near else f"it knows {', '.join(known)}"
-            raise ValueError(f"filter {name} has no setting {key}; {hint}")
-
-
-def directions(name: str, word: str) -> frozenset[Direction]:
-    """read, write or both. Raises ValueError."""
-    if word == "both":
-        return frozenset(Direction)
-    try:
-        return frozenset({Direction(word)})
-    except ValueError:
-        raise ValueError(f"{name}.direction={word} is not read, write or both") from None
