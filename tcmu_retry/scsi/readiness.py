@@ -1,0 +1,42 @@
+"""Commands about whether the unit is ready, and what it has to say (SPC-4 §6.39, §6.47; SBC-4 §5.31)."""
+
+from __future__ import annotations
+
+from tcmu_retry.scsi.cdb import Task
+from tcmu_retry.scsi.request import Op, Request
+from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, NO_SENSE, NOT_READY_STOPPED, CheckCondition, Sense
+from tcmu_retry.scsi.unit import Unit
+
+
+def _trouble(unit: Unit) -> Sense | None:
+    return NOT_READY_STOPPED if unit.stopped else unit.health
+
+
+def test_unit_ready(unit: Unit, task: Task) -> None:
+    """TEST UNIT READY: stopped, or what the device says of the storage's health."""
+    if trouble := _trouble(unit):
+        raise CheckCondition(trouble)
+
+
+def request_sense(unit: Unit, task: Task) -> bytes:
+    """REQUEST SENSE: takes a waiting unit attention, else says what TEST UNIT READY would; DESC chooses the format."""
+    sense = unit.attentions.pop(0) if unit.attentions else _trouble(unit) or NO_SENSE
+    data = sense.descriptors() if task.cdb[1] & 0x01 else sense.fixed()
+    return data[: task.cdb[4]]
+
+
+def start_stop_unit(unit: Unit, task: Task) -> Request | None:
+    """START STOP UNIT without power conditions. A stop flushes first unless NO_FLUSH says otherwise."""
+    operation = task.cdb[4]
+    unit.stopped = not operation & 0x01
+    return Request(Op.FLUSH) if unit.stopped and not operation & 0x04 else None
+
+
+def prevent_allow_medium_removal(unit: Unit, task: Task) -> None:
+    """PREVENT ALLOW MEDIUM REMOVAL: the medium cannot be removed anyway."""
+
+
+def send_diagnostic(unit: Unit, task: Task) -> None:
+    """SEND DIAGNOSTIC: the default self-test, which always succeeds; other diagnostics there are none."""
+    if task.cdb[1] & 0xE0:
+        raise CheckCondition(INVALID_FIELD_IN_CDB.at(1, 7))

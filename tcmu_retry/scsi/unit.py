@@ -1,0 +1,54 @@
+"""The logical unit: what it is and the state that its commands look at and change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tcmu_retry.scsi.sense import Sense
+
+GRANULE = 4096  # bytes; what storage likes to write and to deallocate in one piece
+MAXIMUM_UNMAP = 512 << 20  # bytes of one UNMAP
+MAXIMUM_UNMAP_DESCRIPTORS = 256
+MAXIMUM_WRITE_SAME = 16 << 20  # bytes
+MAXIMUM_COMPARE = 255  # blocks
+
+
+@dataclass(frozen=True, slots=True)
+class DiskIdentity:
+    """What INQUIRY tells of the disk. serial: the LUN's WWN, stable for its life; name: the backstore's, for people."""
+
+    serial: str
+    name: str
+    vendor: str = "TCMU"  # 8 characters at most
+    product: str = "tcmu-retry"  # 16
+    revision: str = "1"  # 4
+
+
+@dataclass(slots=True)
+class Unit:
+    """Plain state; who changes it is its commands and `Disk`.
+
+    descriptor_sense, software_write_protect: D_SENSE and SWP of the control mode page.
+    stopped: by START STOP UNIT. It lives as long as the daemon: a disk that lost its power starts again by itself.
+    health: what TEST UNIT READY says while the storage is away, or None.
+    """
+
+    identity: DiskIdentity
+    block_size: int
+    blocks: int
+    can_discard: bool
+    rotation_rate: int
+    protected: bool  # read-only by configuration
+    descriptor_sense: bool = False
+    software_write_protect: bool = False
+    stopped: bool = False
+    health: Sense | None = None
+    attentions: list[Sense] = field(default_factory=list)
+
+    @property
+    def read_only(self) -> bool:
+        return self.protected or self.software_write_protect
+
+    def count(self, size: int) -> int:
+        """`size` bytes in blocks, one at least."""
+        return max(size // self.block_size, 1)
