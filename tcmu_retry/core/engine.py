@@ -430,7 +430,8 @@ class Engine:
                 self._stop(entry.direction, fallback, now)
                 refusal = self._refusal(entry.direction)
                 assert refusal is not None
-                self._finish(entry, refusal)
+                if entry.stage is Stage.RUNNING:  # a held one was answered with all others
+                    self._finish(entry, refusal)
             case Fallback.STOP:
                 self._stop_with(entry, now)
             case Fallback.ENOSPC if entry.group is ErrorClass.SPACE:
@@ -574,15 +575,16 @@ class Engine:
     def _time_out(self, side: Direction, now: float) -> None:
         outage = self._outages[side]
         settings = self._policy.of(side)
-        clock = outage.clock(now)
-        if outage.state is State.DOWN and settings.retry_timeout and clock - outage.began >= settings.retry_timeout:
+        # In real time, as `deadline` gives it: a difference of clocks may be off by the last bit, and never come true.
+        over = outage.began + settings.retry_timeout + outage.stood
+        if outage.state is State.DOWN and settings.retry_timeout and over <= now:
             seconds = round(now - outage.began_at, 3)
             self._say(Emit(events.TIMED_OUT, side, {"seconds": seconds, "fallback": settings.fallback.value}))
             if settings.fallback in (Fallback.READONLY, Fallback.OFFLINE, Fallback.STOP):
                 self._stop(side, settings.fallback, now)
             else:
                 outage.move(Trigger.TIMEOUT)
-        while self._free(side) and (top := self._first_expiry(side)) is not None and top[0] <= clock:
+        while self._free(side) and (top := self._first_expiry(side)) is not None and top[0] + outage.stood <= now:
             heapq.heappop(self._deadlines[side])
             entry = top[1]
             self._fall_back(entry, self._settings(entry), now)
@@ -619,9 +621,12 @@ class Engine:
 
     def _settle(self, side: Direction, now: float) -> None:
         outage = self._outages[side]
-        if self._failing[side]:
-            return
-        if outage.state is State.RETRYING or (outage.state is State.DOWN and outage.window > 1 and not outage.out):
+        if outage.state is State.RETRYING:
+            over = not self._failing[side]
+        else:  # what still waits, waits for the other direction's commands
+            answers = outage.state is State.DOWN and outage.window > 1 and not outage.out
+            over = answers and self._first_ready(side) is None
+        if over:
             self._recover(side, now)
 
     def _open_gate(self) -> None:
