@@ -56,7 +56,7 @@ def _text(text: str, width: int) -> bytes:
 
 def _standard(identity: DiskIdentity) -> bytes:
     return struct.pack(
-        ">BBBBBBBB8s16s4s22x8H22x",
+        ">BBBBBBBB8s16s4s20s2x8H22x",
         0x00,  # connected, direct access block device
         0x00,  # not removable
         0x06,  # SPC-4
@@ -68,6 +68,7 @@ def _standard(identity: DiskIdentity) -> bytes:
         _text(identity.vendor, 8),
         _text(identity.product, 16),
         _text(identity.revision, 4),
+        _text(identity.name, 20),  # vendor specific
         *VERSIONS,
         *(0 for _ in range(8 - len(VERSIONS))),
     )

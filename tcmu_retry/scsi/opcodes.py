@@ -16,7 +16,7 @@ from tcmu_retry.scsi.unit import Unit
 NACA = 0x04
 SERVICE_ACTION = 0x1F
 
-Handler = Callable[[Unit, Task], "Request | bytes | None"]
+Handler = Callable[[Unit, Task], Request | bytes | None]
 """A request for the storage, Data-In cut to the allocation length, or GOOD without data; refuses by CheckCondition."""
 
 
@@ -32,7 +32,8 @@ class Access(enum.Enum):
 class Command:
     """A row of the table.
 
-    usage: CDB USAGE DATA of SPC-5 §6.36.3: the opcode, then the bits that are looked at; others must be zero.
+    usage: CDB USAGE DATA of SPC-5 §6.36.3: the opcode, then the bits that are looked at. Others are refused,
+        but for those of the control byte, of which only NACA has a meaning left.
     handler: None where the kernel answers before us, as long as `pgr_support` and `emulate_pr` are on (the default).
     thin: only on storage that can (True) or cannot (False) discard.
     """
@@ -50,10 +51,9 @@ class Command:
 def _row(
     usage: str,
     name: str,
-    handler: Handler | None,
-    access: Access = Access.NONE,
-    *,
     tested_by: str,
+    handler: Handler | None = None,
+    access: Access = Access.NONE,
     thin: bool | None = None,
 ) -> Command:
     """usage: hex digits; of an opcode with service actions the second byte tells which."""
@@ -96,166 +96,91 @@ def _timeouts(wanted: bool) -> bytes:
     return struct.pack(">H10x", 10) if wanted else b""
 
 
-_LBA_8, _LBA_4 = " ffffffffffffffff ", " ffffffff "
-_TAIL_10, _TAIL_12, _TAIL_16 = " 3f ffff 04", " ffffffff 3f 04", " ffffffff 3f 04"
+_READ, _WRITE = Access.READ, Access.WRITE
 
 TABLE: tuple[Command, ...] = (
-    _row("00 00 0000 00 04", "TEST UNIT READY", readiness.test_unit_ready, tested_by="test_readiness"),
-    _row("03 01 0000 ff 04", "REQUEST SENSE", readiness.request_sense, tested_by="test_readiness"),
-    _row("08 1f ffff ff 04", "READ (6)", medium.read, Access.READ, tested_by="test_medium"),
-    _row("0a 1f ffff ff 04", "WRITE (6)", medium.write, Access.WRITE, tested_by="test_medium"),
-    _row("12 01 ff ffff 04", "INQUIRY", inquiry.inquiry, tested_by="test_inquiry"),
-    _row("15 10 0000 ff 04", "MODE SELECT (6)", modes.mode_select, tested_by="test_modes"),
-    _row("16 00 0000 00 04", "RESERVE (6)", None, tested_by="test_opcodes"),
-    _row("17 00 0000 00 04", "RELEASE (6)", None, tested_by="test_opcodes"),
-    _row("1a 08 ffff ff 04", "MODE SENSE (6)", modes.mode_sense, tested_by="test_modes"),
-    _row("1b 01 0000 05 04", "START STOP UNIT", readiness.start_stop_unit, tested_by="test_readiness"),
-    _row("1d 17 0000 00 04", "SEND DIAGNOSTIC", readiness.send_diagnostic, tested_by="test_readiness"),
+    _row("00 00 0000 00 04", "TEST UNIT READY", "test_readiness", readiness.test_unit_ready),
+    _row("03 01 0000 ff 04", "REQUEST SENSE", "test_readiness", readiness.request_sense),
+    _row("08 1f ffff ff 04", "READ (6)", "test_medium", medium.read, _READ),
+    _row("0a 1f ffff ff 04", "WRITE (6)", "test_medium", medium.write, _WRITE),
+    _row("12 01 ff ffff 04", "INQUIRY", "test_inquiry", inquiry.inquiry),
+    _row("15 10 0000 ff 04", "MODE SELECT (6)", "test_modes", modes.mode_select),
+    _row("16 00 0000 00 04", "RESERVE (6)", "test_opcodes"),
+    _row("17 00 0000 00 04", "RELEASE (6)", "test_opcodes"),
+    _row("1a 08 ffff ff 04", "MODE SENSE (6)", "test_modes", modes.mode_sense),
+    _row("1b 01 0000 05 04", "START STOP UNIT", "test_readiness", readiness.start_stop_unit),
+    _row("1d 17 0000 00 04", "SEND DIAGNOSTIC", "test_readiness", readiness.send_diagnostic),
+    _row("1e 00 0000 01 04", "PREVENT ALLOW MEDIUM REMOVAL", "test_readiness", readiness.prevent_allow_medium_removal),
+    _row("25 00 ffffffff 0000 01 04", "READ CAPACITY (10)", "test_reports", reports.read_capacity_10),
+    _row("28 18 ffffffff 3f ffff 04", "READ (10)", "test_medium", medium.read, _READ),
+    _row("2a 18 ffffffff 3f ffff 04", "WRITE (10)", "test_medium", medium.write, _WRITE),
+    _row("2e 16 ffffffff 3f ffff 04", "WRITE AND VERIFY (10)", "test_medium", medium.write_and_verify, _WRITE),
+    _row("2f 16 ffffffff 3f ffff 04", "VERIFY (10)", "test_medium", medium.verify, _READ),
+    _row("34 02 ffffffff 3f ffff 04", "PRE-FETCH (10)", "test_medium", medium.pre_fetch, _READ),
+    _row("35 06 ffffffff 3f ffff 04", "SYNCHRONIZE CACHE (10)", "test_medium", medium.synchronize_cache, _READ),
+    _row("37 00 1f 00000000 ffff 04", "READ DEFECT DATA (10)", "test_reports", reports.read_defect_data_10),
+    _row("41 00 ffffffff 3f ffff 04", "WRITE SAME (10)", "test_medium", medium.write_same, _WRITE, thin=False),
+    _row("41 08 ffffffff 3f ffff 04", "WRITE SAME (10)", "test_medium", medium.write_same, _WRITE, thin=True),
+    _row("42 00 00000000 3f ffff 04", "UNMAP", "test_medium", medium.unmap, _WRITE, thin=True),
+    _row("55 10 0000000000 ffff 04", "MODE SELECT (10)", "test_modes", modes.mode_select),
+    _row("56 00 0000000000 0000 04", "RESERVE (10)", "test_opcodes"),
+    _row("57 00 0000000000 0000 04", "RELEASE (10)", "test_opcodes"),
+    _row("5a 18 ffff 000000 ffff 04", "MODE SENSE (10)", "test_modes", modes.mode_sense),
+    _row("5e 00 0000000000 ffff 04", "PERSISTENT RESERVE IN, READ KEYS", "test_opcodes"),
+    _row("5e 01 0000000000 ffff 04", "PERSISTENT RESERVE IN, READ RESERVATION", "test_opcodes"),
+    _row("5e 02 0000000000 ffff 04", "PERSISTENT RESERVE IN, REPORT CAPABILITIES", "test_opcodes"),
+    _row("5e 03 0000000000 ffff 04", "PERSISTENT RESERVE IN, READ FULL STATUS", "test_opcodes"),
+    _row("5f 00 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, REGISTER", "test_opcodes"),
+    _row("5f 01 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, RESERVE", "test_opcodes"),
+    _row("5f 02 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, RELEASE", "test_opcodes"),
+    _row("5f 03 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, CLEAR", "test_opcodes"),
+    _row("5f 04 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, PREEMPT", "test_opcodes"),
+    _row("5f 05 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, PREEMPT AND ABORT", "test_opcodes"),
+    _row("5f 06 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", "test_opcodes"),
+    _row("5f 07 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, REGISTER AND MOVE", "test_opcodes"),
+    _row("88 18 ffffffffffffffff ffffffff 3f 04", "READ (16)", "test_medium", medium.read, _READ),
     _row(
-        "1e 00 0000 01 04",
-        "PREVENT ALLOW MEDIUM REMOVAL",
-        readiness.prevent_allow_medium_removal,
-        tested_by="test_readiness",
+        "89 18 ffffffffffffffff 000000 ff 3f 04", "COMPARE AND WRITE", "test_medium", medium.compare_and_write, _WRITE
     ),
-    _row("25 00 ffffffff 0000 01 04", "READ CAPACITY (10)", reports.read_capacity_10, tested_by="test_reports"),
-    _row("28 18" + _LBA_4 + _TAIL_10, "READ (10)", medium.read, Access.READ, tested_by="test_medium"),
-    _row("2a 18" + _LBA_4 + _TAIL_10, "WRITE (10)", medium.write, Access.WRITE, tested_by="test_medium"),
+    _row("8a 18 ffffffffffffffff ffffffff 3f 04", "WRITE (16)", "test_medium", medium.write, _WRITE),
     _row(
-        "2e 16" + _LBA_4 + _TAIL_10,
-        "WRITE AND VERIFY (10)",
-        medium.write_and_verify,
-        Access.WRITE,
-        tested_by="test_medium",
+        "8e 16 ffffffffffffffff ffffffff 3f 04", "WRITE AND VERIFY (16)", "test_medium", medium.write_and_verify, _WRITE
     ),
-    _row("2f 16" + _LBA_4 + _TAIL_10, "VERIFY (10)", medium.verify, Access.READ, tested_by="test_medium"),
-    _row("34 02" + _LBA_4 + _TAIL_10, "PRE-FETCH (10)", medium.pre_fetch, Access.READ, tested_by="test_medium"),
+    _row("8f 16 ffffffffffffffff ffffffff 3f 04", "VERIFY (16)", "test_medium", medium.verify, _READ),
+    _row("90 02 ffffffffffffffff ffffffff 3f 04", "PRE-FETCH (16)", "test_medium", medium.pre_fetch, _READ),
     _row(
-        "35 06" + _LBA_4 + _TAIL_10,
-        "SYNCHRONIZE CACHE (10)",
-        medium.synchronize_cache,
-        Access.READ,
-        tested_by="test_medium",
-    ),
-    _row("37 00 1f 00000000 ffff 04", "READ DEFECT DATA (10)", reports.read_defect_data_10, tested_by="test_reports"),
-    _row(
-        "41 00" + _LBA_4 + _TAIL_10,
-        "WRITE SAME (10)",
-        medium.write_same,
-        Access.WRITE,
-        thin=False,
-        tested_by="test_medium",
-    ),
-    _row(
-        "41 08" + _LBA_4 + _TAIL_10,
-        "WRITE SAME (10)",
-        medium.write_same,
-        Access.WRITE,
-        thin=True,
-        tested_by="test_medium",
-    ),
-    _row("42 00 00000000" + _TAIL_10, "UNMAP", medium.unmap, Access.WRITE, thin=True, tested_by="test_medium"),
-    _row("55 10 0000000000 ffff 04", "MODE SELECT (10)", modes.mode_select, tested_by="test_modes"),
-    _row("56 00 0000000000 0000 04", "RESERVE (10)", None, tested_by="test_opcodes"),
-    _row("57 00 0000000000 0000 04", "RELEASE (10)", None, tested_by="test_opcodes"),
-    _row("5a 18 ffff 000000 ffff 04", "MODE SENSE (10)", modes.mode_sense, tested_by="test_modes"),
-    _row("5e 00 0000000000 ffff 04", "PERSISTENT RESERVE IN / READ KEYS", None, tested_by="test_opcodes"),
-    _row("5e 01 0000000000 ffff 04", "PERSISTENT RESERVE IN / READ RESERVATION", None, tested_by="test_opcodes"),
-    _row("5e 02 0000000000 ffff 04", "PERSISTENT RESERVE IN / REPORT CAPABILITIES", None, tested_by="test_opcodes"),
-    _row("5e 03 0000000000 ffff 04", "PERSISTENT RESERVE IN / READ FULL STATUS", None, tested_by="test_opcodes"),
-    _row("5f 00 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / REGISTER", None, tested_by="test_opcodes"),
-    _row("5f 01 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / RESERVE", None, tested_by="test_opcodes"),
-    _row("5f 02 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / RELEASE", None, tested_by="test_opcodes"),
-    _row("5f 03 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / CLEAR", None, tested_by="test_opcodes"),
-    _row("5f 04 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / PREEMPT", None, tested_by="test_opcodes"),
-    _row("5f 05 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / PREEMPT AND ABORT", None, tested_by="test_opcodes"),
-    _row(
-        "5f 06 ff 0000 ffffffff 04",
-        "PERSISTENT RESERVE OUT / REGISTER AND IGNORE EXISTING KEY",
-        None,
-        tested_by="test_opcodes",
-    ),
-    _row("5f 07 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT / REGISTER AND MOVE", None, tested_by="test_opcodes"),
-    _row("88 18" + _LBA_8 + _TAIL_16, "READ (16)", medium.read, Access.READ, tested_by="test_medium"),
-    _row(
-        "89 18" + _LBA_8 + "000000 ff 3f 04",
-        "COMPARE AND WRITE",
-        medium.compare_and_write,
-        Access.WRITE,
-        tested_by="test_medium",
-    ),
-    _row("8a 18" + _LBA_8 + _TAIL_16, "WRITE (16)", medium.write, Access.WRITE, tested_by="test_medium"),
-    _row(
-        "8e 16" + _LBA_8 + _TAIL_16,
-        "WRITE AND VERIFY (16)",
-        medium.write_and_verify,
-        Access.WRITE,
-        tested_by="test_medium",
-    ),
-    _row("8f 16" + _LBA_8 + _TAIL_16, "VERIFY (16)", medium.verify, Access.READ, tested_by="test_medium"),
-    _row("90 02" + _LBA_8 + _TAIL_16, "PRE-FETCH (16)", medium.pre_fetch, Access.READ, tested_by="test_medium"),
-    _row(
-        "91 06" + _LBA_8 + _TAIL_16,
+        "91 06 ffffffffffffffff ffffffff 3f 04",
         "SYNCHRONIZE CACHE (16)",
+        "test_medium",
         medium.synchronize_cache,
-        Access.READ,
-        tested_by="test_medium",
+        _READ,
     ),
     _row(
-        "93 01" + _LBA_8 + _TAIL_16,
-        "WRITE SAME (16)",
-        medium.write_same,
-        Access.WRITE,
-        thin=False,
-        tested_by="test_medium",
+        "93 01 ffffffffffffffff ffffffff 3f 04", "WRITE SAME (16)", "test_medium", medium.write_same, _WRITE, thin=False
     ),
     _row(
-        "93 09" + _LBA_8 + _TAIL_16,
-        "WRITE SAME (16)",
-        medium.write_same,
-        Access.WRITE,
-        thin=True,
-        tested_by="test_medium",
+        "93 09 ffffffffffffffff ffffffff 3f 04", "WRITE SAME (16)", "test_medium", medium.write_same, _WRITE, thin=True
     ),
-    _row("9e 10" + _LBA_8 + "ffffffff 01 04", "READ CAPACITY (16)", reports.read_capacity_16, tested_by="test_reports"),
+    _row("9e 10 ffffffffffffffff ffffffff 01 04", "READ CAPACITY (16)", "test_reports", reports.read_capacity_16),
+    _row("9e 12 ffffffffffffffff ffffffff 00 04", "GET LBA STATUS", "test_reports", reports.get_lba_status, _READ),
+    _row("a0 00 ff 000000 ffffffff 00 04", "REPORT LUNS", "test_opcodes"),
     _row(
-        "9e 12" + _LBA_8 + "ffffffff 00 04",
-        "GET LBA STATUS",
-        reports.get_lba_status,
-        Access.READ,
-        tested_by="test_reports",
-    ),
-    _row("a0 00 ff 000000 ffffffff 00 04", "REPORT LUNS", None, tested_by="test_opcodes"),
-    _row(
-        "a3 ea 00000000 ffffffff 00 04",
-        "REPORT TARGET PORT GROUPS",
-        reports.report_target_port_groups,
-        tested_by="test_reports",
+        "a3 ea 00000000 ffffffff 00 04", "REPORT TARGET PORT GROUPS", "test_reports", reports.report_target_port_groups
     ),
     _row(
-        "a3 0c 87 ff ffff ffffffff 00 04",
-        "REPORT SUPPORTED OPERATION CODES",
-        report_supported_opcodes,
-        tested_by="test_opcodes",
+        "a3 0c 87 ff ffff ffffffff 00 04", "REPORT SUPPORTED OPERATION CODES", "test_opcodes", report_supported_opcodes
     ),
     _row(
         "a3 0d 80 000000 ffffffff 00 04",
         "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        "test_reports",
         reports.report_task_management,
-        tested_by="test_reports",
     ),
-    _row("a8 18" + _LBA_4 + _TAIL_12, "READ (12)", medium.read, Access.READ, tested_by="test_medium"),
-    _row("aa 18" + _LBA_4 + _TAIL_12, "WRITE (12)", medium.write, Access.WRITE, tested_by="test_medium"),
-    _row(
-        "ae 16" + _LBA_4 + _TAIL_12,
-        "WRITE AND VERIFY (12)",
-        medium.write_and_verify,
-        Access.WRITE,
-        tested_by="test_medium",
-    ),
-    _row("af 16" + _LBA_4 + _TAIL_12, "VERIFY (12)", medium.verify, Access.READ, tested_by="test_medium"),
-    _row(
-        "b7 1f ffffffff ffffffff 00 04", "READ DEFECT DATA (12)", reports.read_defect_data_12, tested_by="test_reports"
-    ),
+    _row("a8 18 ffffffff ffffffff 3f 04", "READ (12)", "test_medium", medium.read, _READ),
+    _row("aa 18 ffffffff ffffffff 3f 04", "WRITE (12)", "test_medium", medium.write, _WRITE),
+    _row("ae 16 ffffffff ffffffff 3f 04", "WRITE AND VERIFY (12)", "test_medium", medium.write_and_verify, _WRITE),
+    _row("af 16 ffffffff ffffffff 3f 04", "VERIFY (12)", "test_medium", medium.verify, _READ),
+    _row("b7 1f ffffffff ffffffff 00 04", "READ DEFECT DATA (12)", "test_reports", reports.read_defect_data_12),
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tcmu_retry.scsi.cdb import Task
-from tcmu_retry.scsi.request import Op, Request
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, NO_SENSE, NOT_READY_STOPPED, CheckCondition, Sense
 from tcmu_retry.scsi.unit import Unit
 
@@ -25,11 +24,9 @@ def request_sense(unit: Unit, task: Task) -> bytes:
     return data[: task.cdb[4]]
 
 
-def start_stop_unit(unit: Unit, task: Task) -> Request | None:
-    """START STOP UNIT without power conditions. A stop flushes first unless NO_FLUSH says otherwise."""
-    operation = task.cdb[4]
-    unit.stopped = not operation & 0x01
-    return Request(Op.FLUSH) if unit.stopped and not operation & 0x04 else None
+def start_stop_unit(unit: Unit, task: Task) -> None:
+    """START STOP UNIT without power conditions; the cache is write-through, so that a stop has nothing to flush."""
+    unit.stopped = not task.cdb[4] & 0x01
 
 
 def prevent_allow_medium_removal(unit: Unit, task: Task) -> None:
