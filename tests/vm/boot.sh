@@ -1,0 +1,27 @@
+#!/bin/bash
+# Runs as root in the guest, whose root file system is the host's, read-only: makes what programs want to write.
+set -u
+exec >"$1/boot.log" 2>&1
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+for dir in etc var root run; do
+    mkdir -p "/tmp/overlay/$dir"/{upper,work} 2>/dev/null
+done
+mount -t tmpfs tmpfs /tmp
+for dir in etc var root; do
+    mkdir -p "/tmp/overlay/$dir"/{upper,work}
+    mount -t overlay overlay -o "lowerdir=/$dir,upperdir=/tmp/overlay/$dir/upper,workdir=/tmp/overlay/$dir/work" "/$dir"
+done
+mount -t tmpfs tmpfs /run
+mkdir -p /run/lock /run/dbus /var/target /etc/target /var/lib/dbus
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+mountpoint -q /dev/shm || { mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; }
+modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp loop ext4 \
+    tcp_diag inet_diag
+mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
+ip link set lo up
+hostname guest
+dmesg -n 1
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat "$port/name")" = agent ] && agent=/dev/$(basename "$port")
+done
+exec python3 "$(dirname "$0")/agent.py" "$agent"

@@ -1,0 +1,149 @@
+"""A guest: a stock Debian kernel in QEMU over this machine's own files, and a way to run commands in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "build/vm"
+BOOT_SECONDS = 120
+DISK_BYTES = 1 << 30
+
+
+class GuestError(Exception):
+    """The guest does not do what it should; the message says where to look."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A command that ended."""
+
+    command: object
+    code: int
+    out: str
+    err: str
+
+    def __str__(self) -> str:
+        return f"`{self.command}` -> {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
+
+
+def kernel() -> Path:
+    """The unpacked stock kernel. Raises GuestError where it has not been made."""
+    found = sorted((BUILD / "kernel/boot").glob("vmlinuz-*"))
+    if not found:
+        raise GuestError(f"no kernel under {BUILD / 'kernel'}; `make vm-kernel` fetches Debian's")
+    return found[-1]
+
+
+class Guest:
+    """A booted guest. `shared` is one directory of the host, writable under the same path in the guest."""
+
+    def __init__(self, name: str = "guest", memory: str = "3G", disks: int = 2) -> None:
+        self.shared = BUILD / "run" / f"{name}-{os.getpid()}"
+        shutil.rmtree(self.shared, ignore_errors=True)
+        self.shared.mkdir(parents=True)
+        self._number = 0
+        self._waiting: dict[int, queue.SimpleQueue[dict[str, object]]] = {}
+        self._lock = threading.Lock()
+        self._up: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self._waiting[0] = self._up
+        path = f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock"
+        listener = socket.socket(socket.AF_UNIX)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        listener.bind(path)
+        listener.listen(1)
+        options = [
+            "-device virtio-serial-pci",
+            f"-chardev socket,id=agent,path={path}",
+            "-device virtserialport,chardev=agent,name=agent",
+        ]
+        for index in range(disks):
+            disk = self.shared / f"disk{index}.raw"
+            with disk.open("wb") as file:
+                file.truncate(DISK_BYTES)
+            options.append(f"-drive file={disk},if=virtio,format=raw,cache=unsafe,serial=scratch{index}")
+        command = [
+            str(Path(sys.executable).parent / "vng"), "-r", str(kernel()),
+            *([] if kvm_works() else ["--disable-kvm"]),
+            "--user", "root", "--memory", memory, "--cpus", "2", "--force-9p",
+            "--rwdir", str(self.shared), "--cwd", "/",
+            *(f"--qemu-opts={option}" for option in options),
+            "--exec", f"{ROOT}/tests/vm/boot.sh {self.shared}",
+        ]  # fmt: skip
+        self._console = (self.shared / "console.log").open("wb")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console, start_new_session=True
+        )
+        listener.settimeout(BOOT_SECONDS)
+        try:
+            self._socket, _ = listener.accept()
+            threading.Thread(target=self._read, daemon=True).start()
+            self._up.get(timeout=BOOT_SECONDS)
+        except (TimeoutError, queue.Empty):
+            self.close()
+            raise GuestError(f"the guest did not come up in {BOOT_SECONDS} s; see {self.shared}/console.log") from None
+        finally:
+            listener.close()
+            os.unlink(path)
+
+    def run(self, command: str | list[str], timeout: float = 60, check: bool = True, **env: str) -> Result:
+        """Run a command (a string by bash) to its end. check: raise GuestError on a code other than 0."""
+        reply = self._ask({"run": command, "timeout": timeout, "env": env}, timeout + 30)
+        result = Result(command, int(str(reply["code"])), str(reply["out"]), str(reply["err"]))
+        if check and result.code:
+            raise GuestError(str(result))
+        return result
+
+    def start(self, command: str | list[str], log: str, **env: str) -> int:
+        """Run a command in the background, its output into a file of the shared directory; its pid."""
+        return int(str(self._ask({"run": command, "log": str(self.shared / log), "env": env}, 30)["out"]))
+
+    def close(self) -> None:
+        """Switch the guest off."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._console.close()
+        for disk in self.shared.glob("disk*.raw"):
+            disk.unlink()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def _ask(self, request: dict[str, object], timeout: float) -> dict[str, object]:
+        with self._lock:
+            self._number += 1
+            number = self._number
+            answer: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+            self._waiting[number] = answer
+            self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
+        try:
+            return answer.get(timeout=timeout)
+        except queue.Empty:
+            raise GuestError(f"the guest does not answer; see {self.shared}/console.log") from None
+
+    def _read(self) -> None:
+        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
+            for line in lines:
+                reply = json.loads(line)
+                self._waiting.pop(reply["id"]).put(reply)
+
+
+def kvm_works() -> bool:
+    """/dev/kvm may open and yet never run a guest (nested without vmx or svm): only a processor that says so counts."""
+    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    return os.access("/dev/kvm", os.R_OK | os.W_OK) and bool({"vmx", "svm"} & set(flags.split()))
