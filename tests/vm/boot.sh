@@ -3,9 +3,6 @@
 set -u
 exec >"$1/boot.log" 2>&1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-for dir in etc var root run; do
-    mkdir -p "/tmp/overlay/$dir"/{upper,work} 2>/dev/null
-done
 mount -t tmpfs tmpfs /tmp
 for dir in etc var root; do
     mkdir -p "/tmp/overlay/$dir"/{upper,work}
@@ -24,4 +21,4 @@ dmesg -n 1
 for port in /sys/class/virtio-ports/*; do
     [ "$(cat "$port/name")" = agent ] && agent=/dev/$(basename "$port")
 done
-exec python3 "$(dirname "$0")/agent.py" "$agent"
+exec "$2" "$(dirname "$0")/agent.py" "$agent"

@@ -74,30 +74,41 @@ class Guest:
             disk = self.shared / f"disk{index}.raw"
             with disk.open("wb") as file:
                 file.truncate(DISK_BYTES)
-            options.append(f"-drive file={disk},if=virtio,format=raw,cache=unsafe,serial=scratch{index}")
+            options.append(f"-drive file={disk},if=none,id=scratch{index},format=raw,cache=unsafe")
+            options.append(f"-device virtio-blk-pci,drive=scratch{index},serial=scratch{index}")
         command = [
             str(Path(sys.executable).parent / "vng"), "-r", str(kernel()),
             *([] if kvm_works() else ["--disable-kvm"]),
             "--user", "root", "--memory", memory, "--cpus", "2", "--force-9p",
             "--rwdir", str(self.shared), "--cwd", "/",
             *(f"--qemu-opts={option}" for option in options),
-            "--exec", f"{ROOT}/tests/vm/boot.sh {self.shared}",
+            "--exec", f"{ROOT}/tests/vm/boot.sh {self.shared} {sys.executable}",
         ]  # fmt: skip
         self._console = (self.shared / "console.log").open("wb")
+        tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console, start_new_session=True
-        )
-        listener.settimeout(BOOT_SECONDS)
+            command, env=tools, stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
+            start_new_session=True,
+        )  # fmt: skip
         try:
-            self._socket, _ = listener.accept()
+            self._socket = self._accept(listener)
             threading.Thread(target=self._read, daemon=True).start()
             self._up.get(timeout=BOOT_SECONDS)
         except (TimeoutError, queue.Empty):
             self.close()
-            raise GuestError(f"the guest did not come up in {BOOT_SECONDS} s; see {self.shared}/console.log") from None
+            last = (self.shared / "console.log").read_text(errors="replace")[-2000:]
+            raise GuestError(f"the guest did not come up; {self.shared}/console.log ends: {last}") from None
         finally:
             listener.close()
             os.unlink(path)
+
+    def _accept(self, listener: socket.socket) -> socket.socket:
+        listener.settimeout(1)
+        until = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < until and self.alive:
+            with contextlib.suppress(TimeoutError):
+                return listener.accept()[0]
+        raise TimeoutError
 
     def run(self, command: str | list[str], timeout: float = 60, check: bool = True, **env: str) -> Result:
         """Run a command (a string by bash) to its end. check: raise GuestError on a code other than 0."""

@@ -1,0 +1,58 @@
+# Each target sets up all it needs on a Debian-like machine, as root or with sudo. Everything made goes to .venv and build/.
+PYTHON ?= python3
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+BIN := .venv/bin
+
+# What a guest runs besides the project, and what boots it.
+PACKAGES := qemu-system-x86 busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
+	python3 python3-venv multipath-tools iproute2 procps util-linux
+
+.PHONY: help demo test unit dbus vm lint vm-shell vm-kernel clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+demo: vm-kernel ## a real LUN, a real initiator, ext4, a 40 s outage: with holding and without (HERE=1: on this machine)
+	$(BIN)/python demo/run.py $(if $(HERE),--here)
+
+test: lint unit dbus vm ## all tests: lint, unit, D-Bus, virtual machine
+
+unit: .venv/made ## the pure rooms and the simulated kernel: seconds
+	$(BIN)/python -m pytest tests/unit
+
+dbus: .venv/made build/packages ## daemon, D-Bus and CLI on a private bus, kernel simulated
+	$(BIN)/python -m pytest tests/dbus
+
+vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
+	$(BIN)/python -m pytest tests/vm
+
+lint: .venv/made ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+vm-shell: vm-kernel ## a shell in a guest, with the project in it
+	$(BIN)/python -m tests.vm.guest
+
+vm-kernel: .venv/made build/packages build/vm/kernel/made ## Debian's kernel, unpacked into build/
+
+clean: ## remove all that was made
+	rm -rf .venv build
+
+.venv/made: pyproject.toml
+	$(PYTHON) -m venv .venv || ($(SUDO) apt-get update && $(SUDO) apt-get install -y python3-venv && $(PYTHON) -m venv .venv)
+	$(BIN)/python -c 'import tomllib as t; p = t.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > .venv/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
+	pwd > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/tcmu-retry.pth"
+	touch $@
+
+build/packages: Makefile
+	mkdir -p build
+	dpkg -s $(PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && \
+	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $(PACKAGES); }
+	touch $@
+
+build/vm/kernel/made: tests/vm/kernel.sh | build/packages
+	tests/vm/kernel.sh build/vm/kernel
+	touch $@
