@@ -37,7 +37,9 @@ def say(text: str) -> None:
 def run(*command: str, check: bool = True, quiet: bool = False) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
-        raise SystemExit(f"`{' '.join(command)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}")
+        raise SystemExit(
+            f"`{' '.join(command)}` failed ({done.returncode}): {done.stderr.strip() or done.stdout.strip()}"
+        )
     if done.stderr.strip() and not quiet and done.returncode:
         say(done.stderr.strip())
     return done.stdout
@@ -138,7 +140,9 @@ class Side:
 
     def lost(self) -> int:
         """Records that fsync called written and that the medium, read past every cache, does not have."""
-        acknowledged = [entry["n"] for entry in map(json.loads, self.log.read_text().splitlines()) if not entry["error"]]
+        acknowledged = [
+            entry["n"] for entry in map(json.loads, self.log.read_text().splitlines()) if not entry["error"]
+        ]
         run("umount", str(self.mount), check=False)
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
         run("e2fsck", "-fy", self.disk, check=False)

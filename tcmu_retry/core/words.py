@@ -1,4 +1,4 @@
-"""Words that people write: durations, booleans, and the nearest of those we know."""
+"""Words that people write: durations, sizes, booleans, and the nearest of those we know."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
 
 
@@ -67,3 +68,23 @@ def parse_number(value: object, key: str, low: float, high: float = math.inf) ->
         bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise ValueError(f"{key}={value} is not a number {bounds}")
     return number
+
+
+def parse_size(value: object, key: str) -> int:
+    """Bytes from 4096, "512M", "20G" (powers of 1024). Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", str(value).strip().lower())
+    if match is None:
+        raise ValueError(f"{key}={value} is not a size; write bytes, or 512M, 20G, 1T")
+    return int(match[1]) * _SIZES.get(match[2], 1)
+
+
+def format_size(size: int) -> str:
+    """For people: "20 GiB", "1.5 GiB", "512 B"."""
+    number, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if number < 1024:
+            break
+        number, unit = number / 1024, larger
+    return f"{number:.4g} {unit}"

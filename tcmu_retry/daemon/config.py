@@ -23,12 +23,11 @@ from typing import Any
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
-from tcmu_retry.core.words import meant, parse_bool, parse_number
+from tcmu_retry.core.words import meant, parse_bool, parse_number, parse_size
 
 LONGEST = 255  # the kernel's dev_config has 256 bytes, and uio's name holds it once more
 HEALTH = ("good", "transitioning", "down")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-_UNIT = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
 class ConfigError(Exception):
@@ -49,16 +48,6 @@ class DeviceConfig:
     budgets: Budgets = field(default_factory=Budgets)
     health: str = "good"
     filters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-
-
-def parse_size(value: object, key: str) -> int:
-    """Bytes from 4096, "512M", "20G" (powers of 1024). Raises ValueError."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    match = re.fullmatch(r"(\d+)\s*([kmgt]?)(i?b)?", str(value).strip().lower())
-    if match is None:
-        raise ValueError(f"{key}={value} is not a size; write bytes, or 512M, 20G, 1T")
-    return int(match[1]) * _UNIT.get(match[2], 1)
 
 
 def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:

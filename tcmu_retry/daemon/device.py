@@ -26,10 +26,11 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.policy import Policy, PolicyError, change
@@ -56,6 +57,7 @@ from tcmu_retry.tcmu.base import Channel
 
 log = logging.getLogger(__name__)
 
+INQUIRY = 0x12
 DRAIN_SECONDS = 5.0
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
@@ -65,7 +67,7 @@ class Lun:
     """What the kernel says of a LUN. Sizes in bytes."""
 
     name: str  # the backstore's name
-    wwn: str
+    wwn: Callable[[], str]  # rtslib sets it after the device was announced, so it is read when somebody asks
     size: int
     block_size: int
     uio: str  # "uio0"
@@ -102,6 +104,7 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._identity: Identity | None = None
+        self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
         self._backend: Backend
         self._pump: ReferencePump
@@ -125,7 +128,7 @@ class Device:
             if fresh:
                 raise
             lost = error.errno
-            self.backend_error = str(error)
+            self._backend_failed(error)
             self._backend = self._absent()
         else:
             self._identity = self._backend.identity
@@ -198,9 +201,7 @@ class Device:
                 self._backend = await offload(self._open_checked)
             except BackendError as failure:
                 error = failure.errno
-                if self.backend_error != str(failure):
-                    log.warning("LUN %s: %s", self.name, failure)
-                self.backend_error = str(failure)
+                self._backend_failed(failure)
             else:
                 error = 0
                 self._identity = self._backend.identity
@@ -208,6 +209,13 @@ class Device:
                 self._pump.use(self._backend)
         self._reopening = None
         self._act(self._engine.reopened(error, time.monotonic()))
+
+    def _backend_failed(self, failure: BackendError) -> None:
+        if self.backend_error != str(failure):
+            log.warning("LUN %s: %s", self.name, failure)
+            if failure.errno == errno.EMEDIUMTYPE:
+                self._emit(events.STORAGE_REFUSED, None, {"reason": str(failure)})
+        self.backend_error = str(failure)
 
     # ---- the pump's events
 
@@ -219,9 +227,9 @@ class Device:
         match event:
             case Arrived(command, running):
                 return self._closed(running, now) + self._arrived(command, now)
-            case Finished(command, 0 | errno.ECANCELED as error):
+            case Finished(command, 0 | errno.ECANCELED as error, _, running):
                 self._commands.pop(command.serial, None)
-                return self._engine.finished(command.serial, _request(command), error, now)
+                return self._closed(running, now) + self._engine.finished(command.serial, _request(command), error, now)
             case Finished(command, error, _, running):
                 actions = self._closed(running, now)
                 if not command.answered:
@@ -234,7 +242,7 @@ class Device:
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
             case Closed(running):
-                return self._closed(running, now) + self._engine.tick(now)
+                return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
             case Broken(message):
                 log.error("%s", message)
                 return []
@@ -246,8 +254,18 @@ class Device:
 
     def login_waits(self, portal: str) -> None:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
-        released = self.release()
-        self._emit("TR-020", None, {"portal": portal, "released": released})
+        self._release_for = portal
+        self._close_gate()
+
+    def _release_waiting(self, now: float) -> list[Action]:
+        """What ran on the pump's own account is known only now that the gate is closed."""
+        if self._release_for is None:
+            return []
+        portal, self._release_for = self._release_for, None
+        if portal:
+            opened = self._engine.held_count + self._engine.in_flight
+            self._emit(events.LOGIN_WAITS, None, {"portal": portal, "released": opened})
+        return self._engine.release(now)
 
     def _closed(self, running: Sequence[Command], now: float) -> list[Action]:
         for command in running:
@@ -255,6 +273,8 @@ class Device:
         return self._engine.gate_closed([(command.serial, _request(command)) for command in running], now)
 
     def _arrived(self, command: Command, now: float) -> list[Action]:
+        if command.cdb[0] == INQUIRY:
+            self._disk.identity = replace(self._disk.identity, serial=self.lun.wwn())
         try:
             outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
         except Exception:
@@ -339,13 +359,18 @@ class Device:
 
     # ---- looking
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has commands open, as far as is known here."""
+        return bool(self._engine.held_count or self._engine.in_flight or self._pump.statistics().in_flight)
+
     def status(self) -> DeviceStatus:
         now = time.monotonic()
         engine = self._engine
         oldest = min((entry.arrived for entry in engine.held()[:1]), default=now)
         return DeviceStatus(
             name=self.name,
-            wwn=self.lun.wwn,
+            wwn=self._disk.identity.serial,
             path=self.config.path,
             size=self.lun.size,
             block_size=self.lun.block_size,
@@ -396,7 +421,10 @@ class Device:
         return self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
 
     def release(self) -> int:
-        return self._verb(self._engine.release(time.monotonic()))
+        count = self._engine.held_count + self._engine.in_flight
+        self._release_for = ""
+        self._close_gate()
+        return count
 
     def _known(self, serials: Sequence[int]) -> Sequence[int]:
         held = {command.serial for command in self.held()} if serials else set()

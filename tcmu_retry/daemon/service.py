@@ -7,10 +7,12 @@ ends in a reply.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
@@ -21,6 +23,7 @@ from tcmu_retry.daemon import export
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun
+from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.uevents import Uevents
@@ -31,7 +34,7 @@ from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
 
 log = logging.getLogger(__name__)
 
-SUBTYPE = "retry"
+ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
 
 
@@ -43,6 +46,7 @@ class Service:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._devices: dict[str, Device] = {}  # by uio name
+        self._places: dict[str, Path] = {}  # configfs directory, by uio name
         self._attaching: set[str] = set()
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
@@ -51,12 +55,16 @@ class Service:
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
-        self._netlink.start(self._announced)
+        self._netlink.start(self._announced, self._look_for_devices)
         self._uevents.start()
         self._netlink.set_features(reply=True)
+        self._look_for_devices()
+        self._spawn(watch_portals(self._open_luns, self._login_waits))
+
+    def _look_for_devices(self) -> None:
         for device in scan(SUBTYPE):
-            self._spawn(self._adopt(device))
-        self._spawn(watch_portals(self._held_names, self._login_waits))
+            if device.uio not in self._devices:
+                self._spawn(self._adopt(device))
 
     async def stop(self) -> None:
         """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
@@ -107,7 +115,12 @@ class Service:
 
     async def _added(self, uio: UioDevice) -> int:
         try:
-            await self._attach(uio, fresh=True)
+            await asyncio.wait_for(self._attach(uio, fresh=True), ENABLE_SECONDS)
+        except TimeoutError:
+            log.error(
+                "LUN %s is refused: its storage did not let itself be opened within %g s", uio.name, ENABLE_SECONDS
+            )
+            return -errno.ETIMEDOUT
         except (BackendError, ConfigError) as error:
             log.error("LUN %s is refused: %s", uio.name, error)
             return -(error.errno or errno.EINVAL)
@@ -119,6 +132,7 @@ class Service:
     async def _removed(self, uio: UioDevice) -> int:
         device = self._devices.pop(uio.uio, None)
         if device is not None:
+            del self._places[uio.uio]
             await self._leave(device)
             self._tell(2, device.name)
             log.info("LUN %s is gone", device.name)
@@ -134,7 +148,10 @@ class Service:
 
     async def _adopt(self, uio: UioDevice) -> None:
         """A LUN that was there before us. What its last daemon had in flight nobody can vouch for: BUSY, sent again."""
-        configfs.block(uio, True)
+        if uio.uio in self._attaching:
+            return
+        with contextlib.suppress(OSError):  # EINVAL while it is being enabled: then its announcement is on the way
+            configfs.block(uio, True)
         while True:
             try:
                 await self._attach(uio, fresh=False)
@@ -148,7 +165,8 @@ class Service:
                     return
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
                 await asyncio.sleep(LATE_SECONDS)
-        configfs.block(uio, False)
+        with contextlib.suppress(OSError):
+            configfs.block(uio, False)
 
     async def _attach(self, uio: UioDevice, fresh: bool) -> None:
         if uio.uio in self._devices or uio.uio in self._attaching:
@@ -157,12 +175,13 @@ class Service:
         try:
             config = self._source.device(uio.config)
             attributes = configfs.prepare(uio)
-            lun = Lun(uio.name, attributes.wwn, attributes.size, attributes.block_size, uio.uio)
+            lun = Lun(uio.name, partial(configfs.wwn, uio), attributes.size, attributes.block_size, uio.uio)
             device = Device(
                 lun, config, partial(_disk, lun), partial(_open, config), self._notice, partial(self._tell, 0)
             )
             await device.attach(partial(_open_channel, uio, reset=not fresh), fresh)
             self._devices[uio.uio] = device
+            self._places[uio.uio] = uio.configfs
         finally:
             self._attaching.discard(uio.uio)
         log.info("LUN %s is served from %s", uio.name, config.path)
@@ -185,8 +204,8 @@ class Service:
         for device in self._devices.values():
             device.storage_came()
 
-    def _held_names(self) -> list[str]:
-        return [device.name for device in self._devices.values() if device.status().held]
+    def _open_luns(self) -> Mapping[str, Path]:
+        return {device.name: self._places[uio] for uio, device in self._devices.items() if device.busy}
 
     def _login_waits(self, name: str, portal: str) -> None:
         self._find(name).login_waits(portal)
@@ -260,7 +279,7 @@ def _size(config: DeviceConfig) -> int:
 
 
 def _disk(lun: Lun, can_discard: bool) -> Disk:
-    return Disk(DiskIdentity(lun.wwn, lun.name), lun.block_size, lun.size, can_discard=can_discard)
+    return Disk(DiskIdentity(lun.wwn(), lun.name), lun.block_size, lun.size, can_discard=can_discard)
 
 
 def _open_channel(uio: UioDevice, reset: bool) -> UioChannel:

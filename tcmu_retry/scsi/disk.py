@@ -79,6 +79,15 @@ class Disk:
         return self._unit.read_only
 
     @property
+    def identity(self) -> DiskIdentity:
+        """What INQUIRY tells."""
+        return self._unit.identity
+
+    @identity.setter
+    def identity(self, identity: DiskIdentity) -> None:
+        self._unit.identity = identity
+
+    @property
     def block_size(self) -> int:
         return self._unit.block_size
 

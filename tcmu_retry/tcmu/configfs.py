@@ -23,7 +23,6 @@ ATTRIBUTES = {"cmd_time_out": "0", "qfull_time_out": "120", "tmr_notification": 
 class Attributes:
     """What the kernel says of a device. Sizes in bytes."""
 
-    wwn: str
     size: int
     block_size: int
 
@@ -59,7 +58,7 @@ def prepare(device: UioDevice) -> Attributes:
                 value,
                 error,
             )
-    return Attributes(wwn(device), int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
+    return Attributes(int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
 
 
 def wwn(device: UioDevice) -> str:

@@ -59,11 +59,10 @@ class Guest:
         self._lock = threading.Lock()
         self._up: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self._waiting[0] = self._up
-        path = f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock"
+        path = Path(f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock")
         listener = socket.socket(socket.AF_UNIX)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        listener.bind(path)
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
         listener.listen(1)
         options = [
             "-device virtio-serial-pci",
@@ -100,7 +99,7 @@ class Guest:
             raise GuestError(f"the guest did not come up; {self.shared}/console.log ends: {last}") from None
         finally:
             listener.close()
-            os.unlink(path)
+            path.unlink()
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         listener.settimeout(1)
