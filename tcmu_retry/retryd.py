@@ -35,6 +35,8 @@ def main() -> int:
         else "%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    for chatty in ("pyroute2", "asyncio"):
+        logging.getLogger(chatty).setLevel(logging.INFO)
     try:
         source = Source(arguments.config)
     except ConfigError as error:

@@ -117,6 +117,11 @@ class Guest:
             raise GuestError(str(result))
         return result
 
+    def warm(self, socket_path: str, arguments: list[str], timeout: float = 60) -> Result:
+        """One call of the command line by `warm.py`."""
+        reply = self._ask({"warm": socket_path, "arguments": arguments, "timeout": timeout}, timeout + 30)
+        return Result(["tcmu-retry", *arguments], int(str(reply["code"])), str(reply["out"]), str(reply["err"]))
+
     def start(self, command: str | list[str], log: str, **env: str) -> int:
         """Run a command in the background, its output into a file of the shared directory; its pid."""
         return int(str(self._ask({"run": command, "log": str(self.shared / log), "env": env}, 30)["out"]))

@@ -1,0 +1,285 @@
+"""What scenarios are made of: storage that can go away, the daemon, LUNs, and initiators, all in one guest."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.vm.guest import ROOT, Guest, GuestError, Result
+
+WARM = "/run/tcmu-retry-warm"
+MIB = 1 << 20
+SECTOR = 512
+OTHER = "iqn.2026-11.org.example:other"
+
+
+def eventually(look: Callable[[], object], seconds: float, what: str) -> Any:
+    """The first true result of `look`, asked again and again; fails the test after so long."""
+    until = time.monotonic() + seconds
+    while True:
+        if found := look():
+            return found
+        assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
+        time.sleep(0.2)
+
+
+@dataclass
+class Storage:
+    """A device mapper device over a slice of a scratch disk. Sizes in MiB."""
+
+    guest: Guest
+    name: str
+    start: int
+    size: int
+    disk: str = "/dev/vda"
+
+    @property
+    def path(self) -> str:
+        return f"/dev/mapper/{self.name}"
+
+    def make(self, size: int | None = None) -> None:
+        sectors = (size or self.size) * MIB // SECTOR
+        self.guest.run(
+            f"dmsetup create {self.name} --uuid lab-{self.name} --table '0 {sectors} linear {self.disk}"
+            f" {self.start * MIB // SECTOR}' && dmsetup mknodes {self.name}"
+        )
+
+    def fail(self) -> None:
+        """Every I/O ends in EIO."""
+        self._load(f"0 {self.size * MIB // SECTOR} error")
+
+    def back(self) -> None:
+        self._load(f"0 {self.size * MIB // SECTOR} linear {self.disk} {self.start * MIB // SECTOR}")
+
+    def fail_sectors(self, first: int, count: int) -> None:
+        """Only these sectors are bad."""
+        total, base = self.size * MIB // SECTOR, self.start * MIB // SECTOR
+        lines = [f"0 {first} linear {self.disk} {base}"] if first else []
+        lines.append(f"{first} {count} error")
+        lines.append(f"{first + count} {total - first - count} linear {self.disk} {base + first + count}")
+        self._load("\n".join(lines))
+
+    def hang(self) -> None:
+        """I/O neither fails nor returns."""
+        self.guest.run(f"dmsetup suspend --noflush --nolockfs {self.name}")
+
+    def go_on(self) -> None:
+        self.guest.run(f"dmsetup resume {self.name}")
+
+    def remove(self) -> None:
+        self.guest.run(f"dmsetup remove --retry {self.name}")
+
+    def clear(self) -> None:
+        """Leave nothing behind, whatever the test did."""
+        self.guest.run(
+            f"dmsetup resume {self.name}; dmsetup remove --retry {self.name} || dmsetup remove --force {self.name}",
+            check=False,
+        )
+
+    def read(self, sector: int, count: int) -> bytes:
+        """What the medium has, past the LUN."""
+        done = self.guest.run(
+            f"dd if={self.disk} iflag=direct bs=512 count={count} skip={self.start * MIB // SECTOR + sector} status=none"
+            " | base64 -w0"
+        )
+        return base64.b64decode(done.out)
+
+    def _load(self, table: str) -> None:
+        quoted = table.replace("\n", "\\n")
+        self.guest.run(
+            f"dmsetup suspend --noflush --nolockfs {self.name} && printf '{quoted}\\n' | dmsetup load {self.name}"
+            f" && dmsetup resume {self.name}"
+        )
+
+
+@dataclass
+class Lun:
+    """An exported LUN."""
+
+    lab: Lab
+    name: str
+    storage: Storage
+    iqn: str
+    disk: str = ""  # at the initiator, /dev/sdX, once logged in
+
+    def login(self, timeout: int | None = None) -> str:
+        """timeout: seconds that sd waits for a command instead of its 30."""
+        guest = self.lab.guest
+        guest.run(
+            f"iscsiadm -m discovery -t st -p 127.0.0.1 >/dev/null && iscsiadm -m node -T {self.iqn} -p 127.0.0.1 --login"
+        )
+        find = (
+            f"for s in /sys/class/iscsi_session/*; do [ $(cat $s/targetname) = {self.iqn} ] &&"
+            " ls $s/device/target*/*/block; done"
+        )
+        node = eventually(lambda: guest.run(find, check=False).out.strip(), 20, f"a disk of {self.iqn}")
+        self.disk = f"/dev/{node}"
+        eventually(lambda: guest.run(f"blockdev --getsz {self.disk}", check=False).code == 0, 10, self.disk)
+        guest.run("udevadm settle", check=False)  # or its reads are among those that a test sees held
+        if timeout:
+            guest.run(f"echo {timeout} > /sys/block/{node}/device/timeout")
+        return self.disk
+
+    def write(self, sector: int, text: str, log: str, count: int = 1) -> int:
+        """Write blocks full of `text` at a sector, in the background; pid. The log ends in `end CODE`."""
+        command = (
+            f"yes '{text}' | dd of={self.disk} bs=512 seek={sector} count={count} oflag=direct iflag=fullblock"
+            " status=none; echo end ${PIPESTATUS[1]} $(date +%s.%N)"
+        )
+        return self.lab.guest.start(command, log)
+
+    def read(self, sector: int, log: str, count: int = 1) -> int:
+        """Read blocks in the background; as `write`."""
+        command = (
+            f"dd if={self.disk} bs=512 skip={sector} count={count} iflag=direct status=none of=/dev/null;"
+            " echo end $? $(date +%s.%N)"
+        )
+        return self.lab.guest.start(command, log)
+
+    def status(self) -> dict[str, Any]:
+        device: dict[str, Any] = self.lab.json("device", "show", self.name)["device"]
+        return device
+
+    def state(self, side: str = "write") -> str:
+        return str(self.status()[side]["state"])
+
+    def held(self) -> list[dict[str, Any]]:
+        held: list[dict[str, Any]] = self.lab.json("queue", "list", self.name)["held"]
+        return held
+
+    def wait_held(self, count: int = 1, seconds: float = 15) -> None:
+        eventually(lambda: self.status()["held"] >= count, seconds, f"{count} commands held by {self.name}")
+
+    def policy(self, *settings: str) -> None:
+        self.lab.cli("policy", "set", self.name, *settings)
+
+
+@dataclass
+class Lab:
+    """One guest with a system bus, iscsid and tcmu-retryd."""
+
+    guest: Guest
+    daemon: int = 0
+    taken: int = 1  # MiB of the scratch disk
+    luns: list[Lun] = field(default_factory=list)
+    stores: list[Storage] = field(default_factory=list)
+    runs: int = 0
+
+    def up(self) -> None:
+        guest = self.guest
+        guest.run(
+            f"cp {ROOT}/packaging/dbus/org.tcmu.Retry1.conf /etc/dbus-1/system.d/; dbus-daemon --system --fork; iscsid;"
+            " sed -i -e 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replacement_timeout = 120/'"
+            " /etc/iscsi/iscsid.conf"
+        )
+        guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
+        self.start_daemon()
+        guest.run(f"for i in $(seq 300); do [ -e {WARM}.ready ] && exit; sleep 0.1; done; exit 1")
+        eventually(lambda: not self.call("device", "list").code, 30, "tcmu-retryd on the bus")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def start_daemon(self) -> None:
+        self.runs += 1
+        self.daemon = self.guest.start(
+            [sys.executable, "-X", "faulthandler", "-m", "tcmu_retry.retryd", "--debug"],
+            f"retryd-{self.runs}.log",
+            **self.environment,
+        )
+
+    def stop_daemon(self) -> float:
+        """Seconds from SIGTERM to the end of the process."""
+        began = time.monotonic()
+        gone = f"s=/proc/{self.daemon}/stat; while [ -e $s ] && ! grep -q ' Z ' $s; do sleep 0.05; done"
+        self.guest.run(f"kill {self.daemon}; {gone}")
+        return time.monotonic() - began
+
+    def daemon_log(self) -> str:
+        return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")
+
+    def log(self, name: str) -> str:
+        path = self.guest.shared / name
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def ended(self, name: str) -> int | None:
+        """The exit status of what `write` or `read` started; None while it runs."""
+        for line in self.log(name).splitlines():
+            if line.startswith("end "):
+                return int(line.split()[1])
+        return None
+
+    def wait_end(self, name: str, seconds: float) -> int:
+        eventually(lambda: self.ended(name) is not None, seconds, f"the end of {name}")
+        code = self.ended(name)
+        assert code is not None
+        return code
+
+    def call(self, *arguments: str, timeout: float = 60) -> Result:
+        return self.guest.warm(WARM, list(arguments), timeout)
+
+    def cli(self, *arguments: str, timeout: float = 60) -> str:
+        result = self.call(*arguments, timeout=timeout)
+        if result.code:
+            raise GuestError(str(result))
+        return result.out
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.cli("--json", *arguments))
+        return answer
+
+    def storage(self, name: str, size: int = 64) -> Storage:
+        """Zeroed."""
+        storage = Storage(self.guest, name, self.taken, size)
+        self.taken += size
+        if self.taken > 1000:
+            raise GuestError("the scratch disk is used up; release storage in the tests")
+        storage.make()
+        self.guest.run(f"blkdiscard -z {storage.path}")
+        self.stores.append(storage)
+        return storage
+
+    def export(self, storage: Storage, settings: str = "", *options: str, path: str = "") -> Lun:
+        config = (path or storage.path) + (f";{settings}" if settings else "")
+        made = self.json("export", storage.name, config, "--any-initiator", *options)["export"]
+        lun = Lun(self, storage.name, storage, made["iqn"])
+        self.luns.append(lun)
+        return lun
+
+    def lun(self, name: str, settings: str = "", size: int = 64, timeout: int | None = None) -> Lun:
+        """Storage, exported and logged in to."""
+        lun = self.export(self.storage(name, size), settings)
+        lun.login(timeout)
+        return lun
+
+    @contextlib.contextmanager
+    def scene(self) -> Iterator[None]:
+        """What a test makes goes with it."""
+        taken = self.taken
+        try:
+            yield
+        finally:
+            for storage in self.stores:
+                self.guest.run(f"dmsetup resume {storage.name}", check=False)
+                with contextlib.suppress(GuestError):
+                    storage.back()
+            for lun in self.luns:
+                self.call("device", "resume", lun.name)
+                self.call("queue", "retry", lun.name)
+                self.guest.run(
+                    f"umount {lun.disk or '/none'}; iscsiadm -m node -T {lun.iqn} --logout; true", check=False
+                )
+                self.call("unexport", lun.name)
+            for storage in self.stores:
+                storage.clear()
+            self.luns.clear()
+            self.stores.clear()
+            self.guest.run("iscsiadm -m node -o delete", check=False)
+            self.taken = taken
