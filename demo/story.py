@@ -10,6 +10,7 @@ writer that fsyncs every record. RESULTS gets story.json, samples.jsonl and the 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -25,7 +26,8 @@ sys.path.insert(0, str(HERE))
 
 from writer import RECORD, record  # noqa: E402
 
-INITIATOR = "iqn.2026-11.org.tcmu:demo-initiator"
+from tcmu_retry.cli.client import Client  # noqa: E402
+
 SIZE = 200 << 20
 POLICIES = {"report": "retry=false;fallback=report", "retry": "retry=true"}
 
@@ -106,7 +108,7 @@ class Side:
         made = json.loads(
             control(
                 "--json", "export", f"demo-{self.name}", f"{self.storage.path};{POLICIES[self.name]}",
-                "--portal", "127.0.0.1:3260", "--initiator", INITIATOR,
+                "--portal", "127.0.0.1:3260", "--initiator", initiator(),
             )
         )  # fmt: skip
         self.iqn = made["export"]["iqn"]
@@ -175,16 +177,29 @@ def wait_for_disk(iqn: str) -> str:
     raise SystemExit(f"no disk of {iqn} appeared within 30 s")
 
 
+def initiator() -> str:
+    """This machine's name as an initiator."""
+    for line in Path("/etc/iscsi/initiatorname.iscsi").read_text().splitlines():
+        if line.startswith("InitiatorName="):
+            return line.partition("=")[2].strip()
+    raise SystemExit("/etc/iscsi/initiatorname.iscsi has no InitiatorName; is open-iscsi installed?")
+
+
 def sample(results: Path, stop: threading.Event) -> None:
     """What the daemon says of both LUNs, once a second."""
-    with (results / "samples.jsonl").open("w", buffering=1) as out:
-        while not stop.is_set():
-            asked = time.monotonic()
-            listing = control("--json", "device", "list", check=False)
-            with contextlib.suppress(ValueError, KeyError):
-                for device in json.loads(listing)["devices"]:
-                    out.write(json.dumps({"t": (asked + time.monotonic()) / 2, **device}) + "\n")
-            stop.wait(max(0.0, 1.0 - (time.monotonic() - asked)))
+
+    async def look() -> None:
+        with (results / "samples.jsonl").open("w", buffering=1) as out:
+            async with Client() as client:
+                while not stop.is_set():
+                    for name in POLICIES:
+                        status = await client.device(f"demo-{name}", "GetStatus")
+                        out.write(
+                            json.dumps({"t": time.monotonic(), "name": status["name"], "held": status["held"]}) + "\n"
+                        )
+                    await asyncio.sleep(1)
+
+    asyncio.run(look())
 
 
 def main() -> int:

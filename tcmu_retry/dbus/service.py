@@ -141,4 +141,5 @@ class Running:
 async def _ended(bus: MessageBus) -> None:
     """Returns when the connection is gone, however it went."""
     with contextlib.suppress(Exception):
-        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+        # Shielded: a waiter that is cancelled would cancel the library's future, and with it every other waiter.
+        await asyncio.shield(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]

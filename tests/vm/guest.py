@@ -50,10 +50,11 @@ def kernel() -> Path:
 class Guest:
     """A booted guest. `shared` is one directory of the host, writable under the same path in the guest."""
 
-    def __init__(self, name: str = "guest", memory: str = "3G", disks: int = 2) -> None:
-        self.shared = BUILD / "run" / f"{name}-{os.getpid()}"
-        shutil.rmtree(self.shared, ignore_errors=True)
-        self.shared.mkdir(parents=True)
+    def __init__(self, name: str = "guest", memory: str = "3G", disks: int = 2, shared: Path | None = None) -> None:
+        self.shared = shared or BUILD / "run" / f"{name}-{os.getpid()}"
+        if shared is None:
+            shutil.rmtree(self.shared, ignore_errors=True)
+            self.shared.mkdir(parents=True)
         self._number = 0
         self._waiting: dict[int, queue.SimpleQueue[dict[str, object]]] = {}
         self._lock = threading.Lock()

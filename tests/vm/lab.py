@@ -84,9 +84,9 @@ class Storage:
 
     def read(self, sector: int, count: int) -> bytes:
         """What the medium has, past the LUN."""
+        place = self.start * MIB // SECTOR + sector
         done = self.guest.run(
-            f"dd if={self.disk} iflag=direct bs=512 count={count} skip={self.start * MIB // SECTOR + sector} status=none"
-            " | base64 -w0"
+            f"dd if={self.disk} iflag=direct bs=512 count={count} skip={place} status=none | base64 -w0"
         )
         return base64.b64decode(done.out)
 
@@ -112,13 +112,18 @@ class Lun:
         """timeout: seconds that sd waits for a command instead of its 30."""
         guest = self.lab.guest
         guest.run(
-            f"iscsiadm -m discovery -t st -p 127.0.0.1 >/dev/null && iscsiadm -m node -T {self.iqn} -p 127.0.0.1 --login"
+            "iscsiadm -m discovery -t st -p 127.0.0.1 >/dev/null &&"
+            f" iscsiadm -m node -T {self.iqn} -p 127.0.0.1 --login"
         )
         find = (
             f"for s in /sys/class/iscsi_session/*; do [ $(cat $s/targetname) = {self.iqn} ] &&"
             " ls $s/device/target*/*/block; done"
         )
-        node = eventually(lambda: guest.run(find, check=False).out.strip(), 20, f"a disk of {self.iqn}")
+
+        def look() -> str:
+            return guest.run(find, check=False).out.strip()
+
+        node = eventually(look, 20, f"a disk of {self.iqn}")
         self.disk = f"/dev/{node}"
         eventually(lambda: guest.run(f"blockdev --getsz {self.disk}", check=False).code == 0, 10, self.disk)
         guest.run("udevadm settle", check=False)  # or its reads are among those that a test sees held
