@@ -104,6 +104,7 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._identity: Identity | None = None
+        self._withdrawn = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
         self._backend: Backend
@@ -148,7 +149,10 @@ class Device:
             self._act(self._engine.storage_lost(lost, time.monotonic()))
 
     async def withdraw(self) -> None:
-        """Answer everything and let nothing start any more; returns within DRAIN_SECONDS."""
+        """Answer everything and let nothing start any more; returns within DRAIN_SECONDS. Idempotent."""
+        if self._withdrawn:
+            return
+        self._withdrawn = True
         self._close_gate()
         self._act(self._engine.drain(time.monotonic()))
         self._act(self._engine.release(time.monotonic()))

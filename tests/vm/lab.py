@@ -139,6 +139,15 @@ class Lun:
         )
         return self.lab.guest.start(command, log)
 
+    def raw_write(self, sector: int, log: str, timeout: int) -> None:
+        """One WRITE (10) past sd, which aborts it after `timeout` s (7 at least). Log: `began T`, `end CODE T`."""
+        cdb = " ".join(f"{byte:02x}" for byte in bytes([0x2A, 0, *sector.to_bytes(4, "big"), 0, 0, 1, 0]))
+        self.lab.guest.start(
+            f"yes raw | head -c 512 > /run/{log}.data; date +'began %s.%N';"
+            f" sg_raw -t {timeout} -s 512 -i /run/{log}.data {self.disk} {cdb}; echo end $? $(date +%s.%N)",
+            log,
+        )
+
     def read(self, sector: int, log: str, count: int = 1) -> int:
         """Read blocks in the background; as `write`."""
         command = (

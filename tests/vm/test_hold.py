@@ -43,7 +43,7 @@ def test_a_policy_change_takes_effect_on_what_is_held(lab: Lab) -> None:
     """0 s  held with no time-out    3 s  retry_timeout=5s    5 s after the first failure  reported."""
     lun = lab.lun("changed", timeout=300)
     lun.storage.fail()
-    lun.write(0, "never", "changed.log")
+    lun.raw_write(0, "changed.log", 300)
     lun.wait_held()
     time.sleep(2)
     assert lab.ended("changed.log") is None

@@ -1,0 +1,36 @@
+"""What the documents show is what the code has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tcmu_retry.core.events import MEANINGS
+from tcmu_retry.core.outage import TABLE
+from tcmu_retry.core.policy import SETTINGS, Fallback
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def diagram() -> str:
+    lines = ["stateDiagram-v2", "    [*] --> online"]
+    lines += [f"    {old.value} --> {new.value}: {trigger.value}" for (old, trigger), new in TABLE.items()]
+    return "\n".join(lines)
+
+
+def test_the_picture_of_an_outage_is_the_table() -> None:
+    text = (ROOT / "docs/outage.md").read_text()
+    [shown] = re.findall(r"```mermaid\n(.*?)\n```", text, re.DOTALL)
+    assert shown == diagram(), f"put this into docs/outage.md:\n{diagram()}"
+
+
+def test_the_readme_names_every_setting_and_fallback() -> None:
+    text = (ROOT / "README.md").read_text()
+    for word in (*SETTINGS, *(fallback.value for fallback in Fallback)):
+        assert f"`{word}`" in text, word
+
+
+def test_every_event_is_explained_in_full_sentences() -> None:
+    for code, meaning in MEANINGS.items():
+        assert re.fullmatch(r"TR-\d{3}", code)
+        assert meaning.explain.endswith(".")
