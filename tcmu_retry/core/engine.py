@@ -623,9 +623,10 @@ class Engine:
         outage = self._outages[side]
         if outage.state is State.RETRYING:
             over = not self._failing[side]
-        else:  # what still waits, waits for the other direction's commands
-            answers = outage.state is State.DOWN and outage.window > 1 and not outage.out
-            over = answers and self._first_ready(side) is None
+        else:
+            # The storage answers and all that it held is out again; under load something always is, so that nobody
+            # waits for that. What still waits, waits for the other direction's commands.
+            over = outage.state is State.DOWN and outage.window > 1 and self._first_ready(side) is None
         if over:
             self._recover(side, now)
 

@@ -69,6 +69,7 @@ TABLE: dict[tuple[State, Trigger], State] = {
     (State.STOPPED, Trigger.RESUME_EMPTY): State.ONLINE,
 }
 
+WIDEST = 1024  # more than the initiators of one LUN have open
 EVIDENCE = 3  # commands at different LBAs failing with no success between: the storage, not a sector
 
 
@@ -141,7 +142,7 @@ class Outage:
 
     def probe_ended(self, good: bool) -> None:
         """A probe, or a held command let out while the window was wider, came back."""
-        self.window = self.window * 2 if good else 1
+        self.window = min(self.window * 2, WIDEST) if good else 1
         self.failures = 0 if good else self.failures + 1
 
     def room(self, now: float) -> int:

@@ -29,6 +29,7 @@ from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
+from tcmu_retry.tcmu.base import Channel
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
 from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
 
@@ -130,13 +131,16 @@ class Service:
         return 0
 
     async def _removed(self, uio: UioDevice) -> int:
-        device = self._devices.pop(uio.uio, None)
+        await self.forget(uio.uio)
+        return 0
+
+    async def forget(self, uio: str) -> None:
+        """End to serve a LUN, if it is served."""
+        device = self._devices.pop(uio, None)
         if device is not None:
-            del self._places[uio.uio]
             await self._leave(device)
             self._tell(2, device.name)
             log.info("LUN %s is gone", device.name)
-        return 0
 
     async def _reconfigured(self, event: Reconfigured) -> int:
         """Restoring a saved configuration writes every value again; only a new one is a change."""
@@ -176,15 +180,17 @@ class Service:
             config = self._source.device(uio.config)
             attributes = configfs.prepare(uio)
             lun = Lun(uio.name, partial(configfs.wwn, uio), attributes.size, attributes.block_size, uio.uio)
-            device = Device(
-                lun, config, partial(_disk, lun), partial(_open, config), self._notice, partial(self._tell, 0)
-            )
-            await device.attach(partial(_open_channel, uio, reset=not fresh), fresh)
-            self._devices[uio.uio] = device
             self._places[uio.uio] = uio.configfs
+            await self.serve(lun, config, partial(_open_channel, uio, reset=not fresh), fresh)
         finally:
             self._attaching.discard(uio.uio)
-        log.info("LUN %s is served from %s", uio.name, config.path)
+
+    async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
+        """Begin to serve a LUN. Raises as `Device.attach` does."""
+        device = Device(lun, config, partial(_disk, lun), partial(_open, config), self._notice, partial(self._tell, 0))
+        await device.attach(open_channel, fresh)
+        self._devices[lun.uio] = device
+        log.info("LUN %s is served from %s", lun.name, config.path)
         self._tell(1, device)
 
     # ---- hints

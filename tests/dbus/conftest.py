@@ -1,0 +1,130 @@
+"""A private bus, a daemon on it whose kernel is simulated, and the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+SIZE = 8 << 20
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class World:
+    """One daemon on one bus. Storage is a file whose I/O fails with EIO while `away` exists."""
+
+    address: str
+    directory: Path
+    daemon: subprocess.Popen[str]
+
+    def call(self, *arguments: str) -> Result:
+        done = subprocess.run(
+            [sys.executable, "-m", "tcmu_retry.cli.main", *arguments],
+            env={**os.environ, "TCMU_RETRY_BUS_ADDRESS": self.address},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    def cli(self, *arguments: str) -> str:
+        result = self.call(*arguments)
+        assert result.code == 0, result
+        return result.out
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.cli("--json", *arguments))
+        return answer
+
+    @property
+    def away(self) -> Path:
+        return self.directory / "away"
+
+    def lun(self, name: str, settings: str = "") -> str:
+        path = self.directory / f"{name}.img"
+        with path.open("wb") as file:
+            file.truncate(SIZE)
+        fault = f"error.errno=EIO;error.while_file={self.away}"
+        self.cli("export", name, ";".join(filter(None, [str(path), fault, settings])), "--any-initiator")
+        return name
+
+    def ask(self, **request: object) -> dict[str, Any]:
+        assert self.daemon.stdin is not None
+        assert self.daemon.stdout is not None
+        self.daemon.stdin.write(json.dumps(request) + "\n")
+        self.daemon.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.daemon.stdout.readline())
+        return answer
+
+    def write(self, lun: str, lba: int, text: str = "text") -> int:
+        return int(self.ask(lun=lun, write=lba, text=text)["number"])
+
+    def read(self, lun: str, lba: int) -> int:
+        return int(self.ask(lun=lun, read=lba)["number"])
+
+    def status(self, number: int, timeout: float) -> int | None:
+        """What a command was answered; None if it was not, in so many seconds."""
+        status: int | None = self.ask(wait=number, timeout=timeout)["status"]
+        return status
+
+    def held(self, lun: str, count: int) -> list[dict[str, Any]]:
+        """The held commands, once there are so many."""
+        until = time.monotonic() + 10
+        while len(held := self.json("queue", "list", lun)["held"]) != count:
+            assert time.monotonic() < until, held
+        return list(held)
+
+
+@pytest.fixture(scope="session")
+def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    process = subprocess.Popen(
+        ["dbus-daemon", "--session", "--nofork", "--print-address"], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    yield process.stdout.readline().strip()
+    process.terminate()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.fixture
+def world(bus: str, tmp_path: Path) -> Iterator[World]:
+    (tmp_path / "etc").mkdir()
+    log = (tmp_path / "daemon.log").open("w")
+    daemon = subprocess.Popen(
+        [sys.executable, str(HERE / "simulated_daemon.py"), bus, str(tmp_path / "etc")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+    )
+    made = World(bus, tmp_path, daemon)
+    until = time.monotonic() + 20
+    while made.call("device", "list").code:
+        assert time.monotonic() < until
+        assert daemon.poll() is None, (tmp_path / "daemon.log").read_text()
+    yield made
+    assert daemon.stdin is not None
+    assert daemon.stdout is not None
+    daemon.stdin.close()
+    daemon.wait(timeout=20)
+    daemon.stdout.close()
+    log.close()
+    assert "Traceback" not in (tmp_path / "daemon.log").read_text()

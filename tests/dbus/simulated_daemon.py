@@ -1,0 +1,99 @@
+"""tcmu-retryd with the kernel simulated; devices, storage, D-Bus service and configuration are the real ones.
+
+usage: simulated_daemon.py BUS CONFIG-DIRECTORY
+
+`Export` makes a LUN with a simulated kernel side. Commands of an initiator come by stdin, one JSON object a line, each
+answered by one on stdout:
+    {"lun", "write": LBA, "text"} or {"lun", "read": LBA}   ->  {"number"}
+    {"wait": number, "timeout": s}                          ->  {"status": int or null}
+    {"abort": number}                                       ->  {}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tcmu_retry.backends.base import BackendError
+from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
+from tcmu_retry.daemon.config import Source
+from tcmu_retry.daemon.device import Lun
+from tcmu_retry.daemon.service import Service
+from tcmu_retry.dbus.service import serve
+from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
+
+SIZE = 8 << 20
+BLOCK = 512
+
+
+class SimulatedService(Service):
+    """Everything but LIO."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__(source)
+        self._source = source
+        self.kernels: dict[str, SimulatedKernel] = {}
+
+    async def export(self, request: ExportRequest) -> ExportResult:
+        if problem := self.check_config(request.config):
+            raise ApiError("InvalidArgument", problem)
+        if request.name in self.kernels:
+            raise ApiError("InvalidArgument", f"there is a backstore {request.name} already; choose another name")
+        kernel = SimulatedKernel()
+        lun = Lun(request.name, lambda: f"serial-{request.name}", request.size or SIZE, BLOCK, f"uio-{request.name}")
+        try:
+            await self.serve(lun, self._source.device(request.config), kernel.open, True)
+        except BackendError as error:
+            raise ApiError("BackendUnavailable", str(error)) from error
+        self.kernels[request.name] = kernel
+        return ExportResult("iqn.simulated", request.portals, 0, "wwn", [("backstore", "cmd_time_out", "0")])
+
+    async def unexport(self, name: str) -> None:
+        self.device(name)
+        await self.forget(f"uio-{name}")
+        self.kernels.pop(name).remove()
+
+
+def initiator(service: SimulatedService) -> None:
+    """In a thread of its own: carries out stdin."""
+    commands: list[tuple[SimulatedKernel, SimulatedCommand]] = []
+
+    def carry_out(asked: dict[str, Any]) -> dict[str, Any]:
+        if "wait" in asked:
+            command = commands[asked["wait"]][1]
+            command.wait(asked["timeout"])
+            return {"status": command.status}
+        if "abort" in asked:
+            kernel, command = commands[asked["abort"]]
+            kernel.abort([command])
+            return {}
+        kernel = service.kernels[asked["lun"]]
+        if "write" in asked:
+            data = asked["text"].encode().ljust(BLOCK, b"\0")
+            command = kernel.submit(bytes([0x2A, 0, *asked["write"].to_bytes(4, "big"), 0, 0, 1, 0]), data)
+        else:
+            command = kernel.submit(bytes([0x28, 0, *asked["read"].to_bytes(4, "big"), 0, 0, 1, 0]), data_in=BLOCK)
+        commands.append((kernel, command))
+        return {"number": len(commands) - 1}
+
+    for line in sys.stdin:
+        sys.stdout.write(json.dumps(carry_out(json.loads(line))) + "\n")
+        sys.stdout.flush()
+    os._exit(0)
+
+
+async def main() -> None:
+    service = SimulatedService(Source(Path(sys.argv[2])))
+    await serve(service, address=sys.argv[1])
+    threading.Thread(target=partial(initiator, service), daemon=True).start()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

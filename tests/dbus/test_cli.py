@@ -1,0 +1,212 @@
+"""An operator's day: an outage seen, ended, prevented, by the command line of a daemon whose storage goes away."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.dbus.conftest import World
+
+GOOD, CHECK_CONDITION, BUSY = 0, 2, 8
+
+
+def test_a_held_command_is_shown_and_ends_good_when_the_storage_is_back(world: World) -> None:
+    world.lun("vm1", "retry_interval=200ms")
+    world.away.touch()
+    number = world.write("vm1", 7)
+    [command] = world.held("vm1", 1)
+    assert command["operation"] == "write"
+    assert command["lba"] == 7
+    assert command["blocks"] == 1
+    assert command["error"] == "EIO"
+    assert command["error_class"] == "unknown"
+    assert command["waits_for"] == "retry"
+    assert "write retrying" in world.cli("device", "list")
+    assert "EIO" in world.cli("queue", "list", "vm1")
+    assert "by EIO" in world.cli("device", "show", "vm1")
+    assert world.status(number, 0) is None
+    world.away.unlink()
+    assert world.status(number, 5) == GOOD
+    assert world.cli("queue", "list", "vm1") == "vm1 holds nothing\n"
+    assert (world.directory / "vm1.img").read_bytes()[7 * 512 :][:4] == b"text"
+
+
+def test_queue_retry_tries_at_once(world: World) -> None:
+    world.lun("vm1", "retry_interval=1h;retry_max_interval=1h")
+    world.away.touch()
+    number = world.write("vm1", 0)
+    world.held("vm1", 1)
+    world.away.unlink()
+    assert world.status(number, 0.5) is None
+    assert world.cli("queue", "retry", "vm1") == "1 command tried\n"
+    assert world.status(number, 5) == GOOD
+
+
+def test_queue_fail_answers_with_an_error_now_and_only_those_that_are_named(world: World) -> None:
+    world.lun("vm1")
+    world.away.touch()
+    first, second = world.write("vm1", 0), world.write("vm1", 8)
+    held = world.held("vm1", 2)
+    assert world.call("queue", "fail", "vm1").code == 2
+    assert world.call("queue", "fail", "vm1", "123456").code == 5
+    serial = next(command["serial"] for command in held if command["lba"] == 8)
+    assert world.json("queue", "fail", "vm1", str(serial))["count"] == 1
+    assert world.status(second, 5) == CHECK_CONDITION
+    assert world.status(first, 0) is None
+    world.cli("queue", "fail", "vm1", "--all")
+    assert world.status(first, 5) == CHECK_CONDITION
+
+
+def test_device_release_answers_busy(world: World) -> None:
+    world.lun("vm1")
+    world.away.touch()
+    number = world.write("vm1", 0)
+    world.held("vm1", 1)
+    world.cli("device", "release", "vm1")
+    assert world.status(number, 5) == BUSY
+
+
+def test_a_hold_parks_everything_until_resume(world: World) -> None:
+    world.lun("vm1")
+    world.cli("device", "hold", "vm1", "--reason", "switch is replaced")
+    number = world.write("vm1", 0)
+    [command] = world.held("vm1", 1)
+    assert command["waits_for"] == "resume"
+    assert command["attempts"] == 0
+    assert "switch is replaced" in world.cli("device", "show", "vm1")
+    world.cli("device", "resume", "vm1")
+    assert world.status(number, 5) == GOOD
+
+
+def test_a_hold_can_end_by_itself(world: World) -> None:
+    world.lun("vm1")
+    world.cli("device", "hold", "vm1", "--for", "500ms")
+    assert world.status(world.write("vm1", 0), 10) == GOOD
+
+
+def test_drain_and_undrain(world: World) -> None:
+    world.lun("vm1")
+    world.cli("device", "drain", "vm1")
+    number = world.read("vm1", 0)
+    assert world.held("vm1", 1)[0]["waits_for"] == "drain"
+    world.cli("device", "undrain", "vm1")
+    assert world.status(number, 5) == GOOD
+
+
+def test_an_aborted_held_command_is_answered_and_never_written(world: World) -> None:
+    world.lun("vm1", "retry_interval=200ms")
+    world.away.touch()
+    number = world.write("vm1", 3, "never")
+    world.held("vm1", 1)
+    world.ask(abort=number)
+    assert world.status(number, 5) is not None
+    world.away.unlink()
+    assert world.status(world.write("vm1", 9), 5) == GOOD
+    assert (world.directory / "vm1.img").read_bytes()[3 * 512 : 4 * 512] == bytes(512)
+
+
+def test_policy_set_is_all_or_nothing_and_takes_effect_on_what_is_held(world: World) -> None:
+    world.lun("vm1")
+    before = world.json("policy", "show", "vm1")
+    result = world.call("policy", "set", "vm1", "retry_interval=5s", "retry_timeuot=1s")
+    assert result.code == 1
+    assert result.err == "tcmu-retry: retry_timeuot is not a setting; did you mean retry_timeout?\n"
+    assert world.json("policy", "show", "vm1") == before
+    dry = world.json("policy", "set", "vm1", "retry_timeout=1s", "--dry-run")
+    assert dry["policy"]["write.retry_timeout"] == "1s"
+    assert world.json("policy", "show", "vm1") == before
+    world.away.touch()
+    number = world.write("vm1", 0)
+    world.held("vm1", 1)
+    world.cli("policy", "set", "vm1", "retry_timeout=1s", "--if-generation", "1")
+    assert world.status(number, 5) == CHECK_CONDITION
+    assert world.call("policy", "set", "vm1", "retry=false", "--if-generation", "1").code == 1
+
+
+def test_qemu_s_words_are_understood(world: World) -> None:
+    world.lun("vm1", "werror=retry;rerror=report")
+    policy = world.json("policy", "set", "vm1", "write-retry-timeout=15000", "werror=stop")["policy"]
+    assert policy["write.retry"] == "true"
+    assert policy["write.fallback"] == "stop"
+    assert policy["write.retry_timeout"] == "15s"
+    assert policy["read.retry"] == "false"
+
+
+def test_a_configuration_file_names_a_lun(world: World) -> None:
+    folder = world.directory / "etc/devices.d"
+    folder.mkdir()
+    (world.directory / "data.img").write_bytes(bytes(8 << 20))
+    (folder / "vm9.toml").write_text(
+        f'path = "{world.directory}/data.img"\nretry_timeout = "2m"\n[write]\nfallback = "readonly"\n'
+    )
+    assert world.cli("policy", "check", "vm9") == "vm9 is valid\n"
+    world.cli("export", "nine", "vm9", "--any-initiator")
+    policy = world.json("policy", "show", "nine")["policy"]
+    assert policy["read.retry_timeout"] == "2m"
+    assert policy["write.fallback"] == "readonly"
+    assert policy["read.fallback"] == "report"
+    (folder / "odd.toml").write_text('path = "/x"\nwrite.falback = "readonly"\n')
+    assert "write.falback" in world.call("policy", "check", "odd").err
+    assert "did you mean vm9" in world.call("policy", "check", "vm8").err
+
+
+def test_events_are_followed_and_explained(world: World) -> None:
+    world.lun("vm1", "retry_interval=100ms")
+    with subprocess.Popen(
+        [sys.executable, "-m", "tcmu_retry.cli.main", "--json", "events"],
+        env={**os.environ, "TCMU_RETRY_BUS_ADDRESS": world.address},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as follower:
+        assert follower.stdout is not None
+        codes: list[str] = []
+        while "TR-004" not in codes:  # until the follower listens, an outage may begin unheard
+            world.away.touch()
+            number = world.write("vm1", 0)
+            world.held("vm1", 1)
+            world.away.unlink()
+            assert world.status(number, 5) == GOOD
+            world.cli("policy", "set", "vm1", f"retry_timeout={len(codes) + 1}h")
+            while "TR-008" not in codes[-1:]:
+                codes.append(json.loads(follower.stdout.readline())["code"])
+        follower.terminate()
+    assert "Look at the storage" in world.cli("explain", "tr-002")
+    assert world.call("explain", "TR-999").code == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["device", "list"], 0),
+        (["device", "show", "nobody"], 5),
+        (["device", "frobnicate"], 2),
+        (["policy", "set", "nobody", "retry=true"], 5),
+        (["policy", "set", "nobody", "retry"], 2),
+        (["export", "x", "relative/path", "--any-initiator"], 1),
+        (["export", "x", "/nothing/here.img", "--any-initiator"], 1),
+        (["export", "x", "/dev/null", "--size", "many"], 2),
+    ],
+)
+def test_exit_statuses(world: World, arguments: list[str], code: int) -> None:
+    result = world.call(*arguments)
+    assert result.code == code, result
+    if code not in (0, 2):
+        assert result.err.startswith("tcmu-retry: ")
+        assert result.err.count("\n") == 1
+
+
+def test_without_a_daemon_the_exit_status_is_3(world: World) -> None:
+    for address in ("unix:path=/nothing", "gibberish"):
+        done = subprocess.run(
+            [sys.executable, "-m", "tcmu_retry.cli.main", "device", "list"],
+            env={**os.environ, "TCMU_RETRY_BUS_ADDRESS": address},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 3, done
+        assert done.stderr.count("\n") == 1

@@ -1,0 +1,162 @@
+"""LIO's configuration tree, as files in a temporary directory."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tcmu_retry.tcmu import configfs, uio
+from tcmu_retry.tcmu.configfs import ATTRIBUTES, Attributes, Export, exports, prepare
+from tcmu_retry.tcmu.uio import UioDevice
+
+DEVICE = UioDevice("uio0", 1, "vm1", "tcmu_retry", "file")
+DEFAULTS = {"cmd_time_out": "30", "qfull_time_out": "-1", "tmr_notification": "0"}
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The backstore's directory, with the kernel's defaults."""
+    monkeypatch.setattr(uio, "CONFIGFS", tmp_path / "core")
+    path = DEVICE.configfs
+    for directory in ("attrib", "action", "wwn"):
+        (path / directory).mkdir(parents=True)
+    for name, value in {**DEFAULTS, "dev_size": "1048576", "hw_block_size": "512"}.items():
+        (path / "attrib" / name).write_text(value + "\n")
+    return path
+
+
+Refuse = Callable[[str], list[Path]]
+
+
+@pytest.fixture
+def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
+    """Makes the kernel refuse to write files of one name; gives the list of all that were written to."""
+
+    def arrange(name: str) -> list[Path]:
+        written: list[Path] = []
+        real = Path.write_text
+
+        def write_text(path: Path, *arguments: str) -> int:
+            written.append(path)
+            if path.name == name:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            return real(path, *arguments)
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+        return written
+
+    return arrange
+
+
+def attributes(path: Path) -> dict[str, str]:
+    return {name: (path / "attrib" / name).read_text().strip() for name in ATTRIBUTES}
+
+
+def test_a_new_device_is_made_safe_for_holding(device):
+    assert prepare(DEVICE) == Attributes(1048576, 512)
+    assert attributes(device) == {"cmd_time_out": "0", "qfull_time_out": "120", "tmr_notification": "1"}
+
+
+def test_what_is_right_already_is_not_written_again(device, refuse):
+    """Writing cmd_time_out is refused while exported, even the value that it has."""
+    prepare(DEVICE)
+    written = refuse("cmd_time_out")
+    prepare(DEVICE)
+    assert written == []
+
+
+def test_a_value_that_cannot_be_set_while_exported_is_said_and_the_others_are_set(device, refuse, caplog):
+    refuse("cmd_time_out")
+    assert prepare(DEVICE) == Attributes(1048576, 512)
+    assert attributes(device) == {"cmd_time_out": "30", "qfull_time_out": "120", "tmr_notification": "1"}
+    (record,) = caplog.records
+    assert record.levelname == "ERROR"
+    assert "LUN vm1: cmd_time_out is 30 and must be 0" in record.getMessage()
+
+
+def test_a_device_that_is_gone_cannot_be_prepared(tmp_path, monkeypatch):
+    monkeypatch.setattr(uio, "CONFIGFS", tmp_path)
+    with pytest.raises(FileNotFoundError):
+        prepare(DEVICE)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("T10 VPD Unit Serial Number: 1234-abcd\n", "1234-abcd"),
+        ("T10 VPD Unit Serial Number: a:b\n", "a:b"),
+        ("T10 VPD Unit Serial Number: \n", ""),
+    ],
+)
+def test_the_serial_number_is_what_follows_the_label(device, text, expected):
+    (device / "wwn/vpd_unit_serial").write_text(text)
+    assert configfs.wwn(DEVICE) == expected
+
+
+def test_blocking_and_unblocking(device):
+    configfs.block(DEVICE, True)
+    assert (device / "action/block_dev").read_text() == "1"
+    configfs.block(DEVICE, False)
+    assert (device / "action/block_dev").read_text() == "0"
+
+
+def test_a_ring_is_reset_with_busy(device):
+    """2 would mean a hard error for every command in it."""
+    configfs.reset_ring(DEVICE)
+    assert (device / "action/reset_ring").read_text() == "1"
+
+
+# ---- exports
+
+
+@pytest.fixture
+def tree(tmp_path: Path, device: Path) -> Callable[..., None]:
+    """Adds a LUN to the target tree."""
+
+    def add(iqn: str, tpg: int, lun: int, to: Path = device, portals: tuple[str, ...] = ("0.0.0.0:3260",)) -> None:
+        group = tmp_path / "iscsi" / iqn / f"tpgt_{tpg}"
+        directory = group / "lun" / f"lun_{lun}"
+        directory.mkdir(parents=True)
+        (directory / "0123456789").symlink_to(to)
+        (directory / "alua_tg_pt_gp").write_text("")
+        for portal in portals:
+            (group / "np" / portal).mkdir(parents=True, exist_ok=True)
+        (group / "np").mkdir(exist_ok=True)
+
+    return add
+
+
+def test_a_device_that_nobody_exports(device, tmp_path):
+    assert exports(device, tmp_path) == []
+
+
+def test_every_export_of_a_device_is_found_with_its_portals(device, tree, tmp_path):
+    tree("iqn.2003-01.org.example:a", 1, 0, portals=("[::0]:3260", "10.0.0.1:3260"))
+    tree("iqn.2003-01.org.example:b", 12, 255, portals=())
+    found = sorted(exports(device, tmp_path), key=lambda export: export.iqn)
+    assert found == [
+        Export("iqn.2003-01.org.example:a", 1, 0, ("10.0.0.1:3260", "[::0]:3260")),
+        Export("iqn.2003-01.org.example:b", 12, 255, ()),
+    ]
+
+
+def test_the_export_of_another_device_is_not_ours(device, tree, tmp_path):
+    other = device.parent / "vm10"
+    other.mkdir()
+    tree("iqn.2003-01.org.example:a", 1, 0, to=other)
+    assert exports(device, tmp_path) == []
+
+
+def test_an_export_that_is_going_is_not_an_export(device, tree, tmp_path):
+    tree("iqn.2003-01.org.example:a", 1, 0, to=device.parent / "gone")
+    assert exports(device, tmp_path) == []
+
+
+def test_the_path_may_be_another_way_to_the_device(device, tree, tmp_path):
+    """configfs links are relative, and /sys may be entered by another path."""
+    tree("iqn.2003-01.org.example:a", 1, 3)
+    (tmp_path / "way").symlink_to(device.parent)
+    assert [export.lun for export in exports(tmp_path / "way" / device.name, tmp_path)] == [3]
