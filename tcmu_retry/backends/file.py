@@ -38,7 +38,7 @@ def open_backend(path: str, *, buffered: bool = False) -> Backend:
     except OSError as error:
         raise _refusal(path, error) from error
     try:
-        return FileBackend(fd, buffered)
+        return FileBackend(path, fd, buffered)
     except OSError as error:
         os.close(fd)
         raise _refusal(path, error) from error
@@ -72,8 +72,9 @@ def _refusal(path: str, error: OSError) -> BackendError:
 class FileBackend:
     """One open file or block device; see `backends.base.Backend`."""
 
-    def __init__(self, fd: int, buffered: bool) -> None:
+    def __init__(self, path: str, fd: int, buffered: bool) -> None:
         """Takes the fd over, unless it raises OSError: EAGAIN locked by another, EINVAL no O_DIRECT here."""
+        self._path = path
         self._fd = fd
         self._buffered = buffered
         # The kernel tells a write-back error once per open file, to whichever thread asks first: through the page
@@ -82,6 +83,8 @@ class FileBackend:
             threading.Lock() if buffered else contextlib.nullcontext()
         )
         found = os.fstat(fd)
+        self._inode = (found.st_dev, found.st_ino)
+        self._number = found.st_rdev
         size = os.lseek(fd, 0, os.SEEK_END)
         if stat.S_ISBLK(found.st_mode):
             self.block_size = linux.logical_block_size(fd)
@@ -98,10 +101,13 @@ class FileBackend:
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         try:
-            return os.preadv(self._fd, buffers[:IOV_MAX], offset)
+            moved = os.preadv(self._fd, buffers[:IOV_MAX], offset)
+            if moved or not self._gone():
+                return moved
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         except OSError as error:
             if not self._misaligned(error):
-                raise
+                raise self._meant(error) from error
         copy = memoryview(mmap.mmap(-1, sum(map(len, buffers))))
         moved = os.preadv(self._fd, [copy], offset)
         rest = copy[:moved]
@@ -117,7 +123,7 @@ class FileBackend:
                 return os.pwritev(self._fd, buffers[:IOV_MAX], offset, flags)
             except OSError as error:
                 if not self._misaligned(error):
-                    raise
+                    raise self._meant(error) from error
             copy = mmap.mmap(-1, sum(map(len, buffers)))
             copy.write(b"".join(buffers))
             return os.pwritev(self._fd, [copy], offset, flags)
@@ -126,9 +132,28 @@ class FileBackend:
         """O_DIRECT may have refused the memory, which never happens to a ring's pages: an aligned copy tells."""
         return error.errno == errno.EINVAL and not self._buffered
 
+    def _meant(self, error: OSError) -> OSError:
+        """For a disk that was pulled the block layer says EIO or, its size being 0, ENOSPC: only a reopen helps."""
+        if error.errno in (errno.EIO, errno.ENOSPC) and self._gone():
+            return OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return error
+
+    def _gone(self) -> bool:
+        """Whether what is open is a disk that was pulled, or no longer what the path leads to."""
+        if self._number and (os.lseek(self._fd, 0, os.SEEK_END) == 0 or not device_directory(self._number).exists()):
+            return True
+        try:
+            found = os.stat(self._path)  # noqa: PTH116 - a path of the user's, not to be taken apart
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) != self._inode
+
     def flush(self) -> None:
         with self._alone:
-            os.fdatasync(self._fd)
+            try:
+                os.fdatasync(self._fd)
+            except OSError as error:
+                raise self._meant(error) from error
 
     def discard(self, offset: int, length: int) -> None:
         # Not BLKDISCARD: what it leaves behind is undefined. PUNCH_HOLE reads as zeros on files and block devices.
@@ -152,7 +177,10 @@ class FileBackend:
             self._write_zeros(offset, length)
             return
         with self._alone:
-            linux.fallocate(self._fd, mode | linux.KEEP_SIZE, start, end - start)
+            try:
+                linux.fallocate(self._fd, mode | linux.KEEP_SIZE, start, end - start)
+            except OSError as error:
+                raise self._meant(error) from error
         self._write_zeros(offset, start - offset)
         self._write_zeros(end, offset + length - end)
 

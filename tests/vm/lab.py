@@ -131,6 +131,12 @@ class Lun:
             guest.run(f"echo {timeout} > /sys/block/{node}/device/timeout")
         return self.disk
 
+    @property
+    def generic(self) -> str:
+        """Its /dev/sgN: opening that reads no partition table."""
+        name = self.disk.removeprefix("/dev/")
+        return "/dev/" + self.lab.guest.run(f"ls /sys/block/{name}/device/scsi_generic").out.strip()
+
     def write(self, sector: int, text: str, log: str, count: int = 1) -> int:
         """Write blocks full of `text` at a sector, in the background; pid. The log ends in `end CODE`."""
         command = (
@@ -140,11 +146,11 @@ class Lun:
         return self.lab.guest.start(command, log)
 
     def raw_write(self, sector: int, log: str, timeout: int) -> None:
-        """One WRITE (10) past sd, which aborts it after `timeout` s (7 at least). Log: `began T`, `end CODE T`."""
+        """One WRITE (10) past sd, aborted after twice `timeout` s (open-iscsi doubles it). Log: `end CODE T`."""
         cdb = " ".join(f"{byte:02x}" for byte in bytes([0x2A, 0, *sector.to_bytes(4, "big"), 0, 0, 1, 0]))
         self.lab.guest.start(
-            f"yes raw | head -c 512 > /run/{log}.data; date +'began %s.%N';"
-            f" sg_raw -t {timeout} -s 512 -i /run/{log}.data {self.disk} {cdb}; echo end $? $(date +%s.%N)",
+            f"yes raw | head -c 512 > /run/{log}.data;"
+            f" sg_raw -t {timeout} -s 512 -i /run/{log}.data {self.generic} {cdb}; echo end $? $(date +%s.%N)",
             log,
         )
 

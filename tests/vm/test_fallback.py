@@ -17,7 +17,7 @@ def sense_of(lun: Lun, *, write: bool, sector: int = 0) -> str:
     cdb = f"{'2a' if write else '28'} 00 {sector:08x} 00 0001 00"
     digits = " ".join(re.findall("..", cdb.replace(" ", "")))
     data = "-s 512 -i /dev/zero" if write else "-r 512"
-    result = lun.lab.guest.run(f"sg_raw -t 200 -vv {data} {lun.disk} {digits}", check=False, timeout=240)
+    result = lun.lab.guest.run(f"sg_raw -t 200 -vv {data} {lun.generic} {digits}", check=False, timeout=240)
     text = result.out + result.err
     if match := re.search(r"Raw sense data.*?:?\s*\n\s*(?:00\s+)?((?:[0-9a-f]{2}\s+)+)", text):
         raw = bytes.fromhex("".join(match[1].split()))

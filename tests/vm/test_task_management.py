@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from tests.vm.lab import Lab
 
 
-def lasted(lab: Lab, log: str) -> float:
-    words = lab.log(log).split()
-    return float(words[words.index("end") + 2]) - float(words[words.index("began") + 1])
+def answer_seconds(lab: Lab) -> float:
+    """From ABORT TASK's arrival at the target to its answer, by the kernel's log."""
+    times = re.findall(r"\[ *([0-9.]+)\] ABORT_TASK: (Found|Sending)", lab.guest.run("dmesg").out)
+    assert [what for _, what in times[-2:]] == ["Found", "Sending"]
+    return float(times[-1][0]) - float(times[-2][0])
 
 
 def test_abort_task_is_answered_at_once_and_the_write_never_lands(lab: Lab) -> None:
-    """0 s  held    8 s  the initiator aborts    ≤ 10 s  answered    storage back: the block is as before."""
+    """0 s  held    6 s  the initiator aborts    ≤ 7 s  answered    storage back: the block is as before."""
     lun = lab.lun("abort", timeout=300)
     lun.storage.fail()
-    lun.raw_write(40, "abort.log", 8)
+    lun.raw_write(40, "abort.log", 3)
     lun.wait_held()
     lab.wait_end("abort.log", 20)
-    assert lasted(lab, "abort.log") < 10
+    assert answer_seconds(lab) < 1
     assert lun.held() == []
     assert "task management 1" in lab.daemon_log()
     lun.storage.back()
@@ -36,7 +39,7 @@ def test_lun_reset_is_answered_at_once_and_nothing_held_lands(lab: Lab) -> None:
         lun.raw_write(sector, f"reset{sector}.log", 200)
     lun.wait_held(3)
     began = time.monotonic()
-    lab.guest.run(f"sg_reset --no-escalate --device {lun.disk}")
+    lab.guest.run(f"sg_reset --no-escalate --device {lun.generic}")
     assert time.monotonic() - began < 2
     assert "task management 5" in lab.daemon_log()
     for sector in (40, 41, 42):
@@ -50,13 +53,13 @@ def test_lun_reset_is_answered_at_once_and_nothing_held_lands(lab: Lab) -> None:
 def test_an_abort_does_not_wait_for_io_that_hangs(lab: Lab) -> None:
     """The storage neither fails nor returns; the kernel keeps the buffer, and a newer write is not overtaken.
 
-    0 s  write A hangs    8 s  aborted, answered ≤ 10.5 s    write B to the same block waits    I/O returns: B wins
+    0 s  write A hangs    6 s  aborted, answered within 1 s    write B to the same block waits    I/O returns: B wins
     """
     lun = lab.lun("hang", timeout=300)
     lun.storage.hang()
-    lun.raw_write(40, "hang.log", 8)
+    lun.raw_write(40, "hang.log", 3)
     lab.wait_end("hang.log", 20)
-    assert lasted(lab, "hang.log") < 10.5
+    assert answer_seconds(lab) < 1
     lun.write(40, "newer", "newer.log")
     time.sleep(2)
     assert lab.ended("newer.log") is None

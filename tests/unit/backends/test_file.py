@@ -317,3 +317,27 @@ def test_zeros_are_zeros() -> None:
     """The memory that zeroes are written from can be changed by nobody."""
     assert file_module.ZEROS.readonly
     assert not any(file_module.ZEROS)
+
+
+def test_an_error_of_a_file_that_was_replaced_asks_for_a_reopen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A remount, or a disk pulled and plugged: what is open says EIO for ever, what the path leads to is well."""
+    path = tmp_path / "lun.img"
+    path.write_bytes(bytes(8192))
+    backend = open_backend(str(path), buffered=True)
+
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "pwritev", broken)
+    with pytest.raises(OSError, match="broken") as failure:
+        backend.write(0, [memoryview(bytes(512))], durable=False)
+    assert failure.value.errno == errno.EIO
+    path.rename(tmp_path / "old.img")
+    with pytest.raises(OSError, match="broken"):  # it may be renamed and be well: no path, no opinion
+        backend.write(0, [memoryview(bytes(512))], durable=False)
+    path.write_bytes(bytes(8192))
+    with pytest.raises(OSError, match="No such device") as failure:
+        backend.write(0, [memoryview(bytes(512))], durable=False)
+    assert failure.value.errno == errno.ENODEV

@@ -1,0 +1,129 @@
+"""A configuration string or file means what it says, or is refused with a sentence that names what and where."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from tcmu_retry.core.policy import Fallback
+from tcmu_retry.daemon.config import LONGEST, ConfigError, Source
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Path:
+    (tmp_path / "devices.d").mkdir()
+    return tmp_path
+
+
+def test_a_path_alone_has_the_defaults(etc: Path) -> None:
+    config = Source(etc).device("/srv/vm1.img")
+    assert config.path == "/srv/vm1.img"
+    assert config.policy.write.retry
+    assert config.policy.write.retry_timeout == 0
+    assert not config.buffered
+    assert config.health == "good"
+
+
+def test_settings_follow_the_path(etc: Path) -> None:
+    config = Source(etc).device(
+        "/srv/a b.img".replace(" ", "_")
+        + ";retry_timeout=2m;write.fallback=readonly;buffered=yes;health=down;max_held=7"
+        ";max_held_bytes=2M;error.errno=EIO"
+    )
+    assert config.policy.read.retry_timeout == 120
+    assert config.policy.write.fallback is Fallback.READONLY
+    assert config.policy.read.fallback is Fallback.REPORT
+    assert config.buffered
+    assert config.health == "down"
+    assert (config.budgets.held, config.budgets.held_bytes) == (7, 2 << 20)
+    assert config.filters == {"error": {"errno": "EIO"}}
+
+
+def test_what_stands_nearer_to_the_lun_wins(etc: Path) -> None:
+    """defaults < devices.d < configuration string"""
+    (etc / "tcmu-retry.toml").write_text(
+        '[defaults]\nretry_timeout = "1m"\nretry_interval = "2s"\nretry_jitter = 0.5\n'
+    )
+    (etc / "devices.d/vm1.toml").write_text('path = "/srv/vm1.img"\nretry_timeout = "2m"\nretry_interval = "3s"\n')
+    config = Source(etc).device("vm1;retry_interval=4s")
+    assert config.path == "/srv/vm1.img"
+    assert config.policy.read.retry_jitter == 0.5
+    assert config.policy.read.retry_timeout == 120
+    assert config.policy.read.retry_interval == 4
+
+
+def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
+    source = Source(etc)
+    file = etc / "devices.d/vm1.toml"
+    file.write_text('path = "/srv/vm1.img"\n')
+    assert source.device("vm1").policy.read.retry_timeout == 0
+    file.write_text('path = "/srv/vm1.img"\nread.retry_timeout = 1500\n')
+    assert source.device("vm1").policy.read.retry_timeout == 1.5
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ("", ["empty"]),
+        ("srv/vm1.img", ["srv/vm1.img", "neither"]),
+        ("/srv/a,b.img", ["','"]),
+        ("/srv/a b.img", ["' '"]),
+        ("/srv/a:b.img", ["':'"]),
+        ("/" + "x" * LONGEST, ["256 bytes", "255"]),
+        ("/srv/x;retry_timeout", ["retry_timeout", "key=value"]),
+        ("/srv/x;=5", ["key=value"]),
+        ("/srv/x;retry=true;retry=false", ["retry", "twice"]),
+        ("/srv/x;path=/y", ["path"]),
+        ("/srv/x;retry_timeuot=5s", ["retry_timeuot", "did you mean retry_timeout"]),
+        ("/srv/x;write.retry_timeuot=5s", ["write.retry_timeuot", "retry_timeout"]),
+        ("/srv/x;retry_timeout=5x", ["5x", "500ms"]),
+        ("/srv/x;bufered=true", ["bufered", "did you mean buffered"]),
+        ("/srv/x;cache=writeback", ["cache=writeback"]),
+        ("/srv/x;health=bad", ["health=bad"]),
+        ("/srv/x;max_held=0", ["max_held"]),
+        ("/srv/x;error.errno=EWHAT", ["EWHAT"]),
+        ("/srv/x;read.fallback=readonly", ["readonly"]),
+    ],
+)
+def test_a_bad_string_is_refused(etc: Path, config: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as failure:
+        Source(etc).device(config)
+    assert "\n" not in str(failure.value)
+    for word in words:
+        assert word in str(failure.value)
+    assert failure.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path = 5", ["path", "absolute"]),
+        ('path = "relative"', ["absolute"]),
+        ("", ["no path"]),
+        ("\npath = x", ["not TOML", "line 2"]),
+        ('path = "/x"\n[write]\nfalback = "stop"', ["write.falback", "fallback"]),
+        ('path = "/x"\nretry = 5', ["retry"]),
+    ],
+)
+def test_a_bad_file_is_named(etc: Path, text: str, words: list[str]) -> None:
+    (etc / "devices.d/odd.toml").write_text(text)
+    with pytest.raises(ConfigError) as failure:
+        Source(etc).device("odd")
+    for word in ["odd", *words]:
+        assert word in str(failure.value)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(etc: Path) -> None:
+    (etc / "devices.d/vm1.toml").write_text('path = "/x"')
+    with pytest.raises(ConfigError, match="did you mean vm1") as failure:
+        Source(etc).device("vm2")
+    assert failure.value.errno == errno.ENOENT
+
+
+@pytest.mark.parametrize("text", ["[default]\n", "defaults = 5\n", "[defaults]\nretry_timeuot = 5\n", "["])
+def test_a_daemon_does_not_start_with_bad_defaults(etc: Path, text: str) -> None:
+    (etc / "tcmu-retry.toml").write_text(text)
+    with pytest.raises(ConfigError, match=r"tcmu-retry\.toml"):
+        Source(etc)
