@@ -212,6 +212,7 @@ class Engine:
                 outage.probe_ended(False)
             else:
                 outage.next_probe = now
+                outage.answers = True
                 if not self._failing[side]:
                     self._recover(side, now)
         return self._turn(now)
@@ -334,6 +335,7 @@ class Engine:
         entry.error, entry.group = error, classify(error)
         settings = self._settings(entry)
         self._lost_file(error)
+        outage.answers = False
         if entry.since is None:
             entry.since = outage.clock(now)
             entry.held_at = now
@@ -361,6 +363,7 @@ class Engine:
     def _succeeded(self, side: Direction, probed: bool, now: float) -> None:
         outage = self._outages[side]
         outage.evidence.clear()
+        outage.answers = True
         if outage.state is State.FAILED:
             self._recover(side, now)
         elif probed and outage.state is State.DOWN:
@@ -381,7 +384,7 @@ class Engine:
                 "held_most": outage.held_most,
                 "probes": outage.probes,
             }
-            self._say(Emit(events.RECOVERED, side, fields))
+            self._say(Emit(events.RECOVERED if outage.answers else events.GAVE_UP, side, fields))
             self._ignoring = False
             self._rebuild(side)
 
@@ -406,6 +409,7 @@ class Engine:
     def _lose(self, error: int, now: float) -> None:
         """The open file is of no use: that concerns both directions, each by its own policy."""
         for side, outage in self._outages.items():
+            outage.answers = False
             if self._policy.of(side).of(ErrorClass.GONE).retry:
                 self._begin(side, error, now)
                 self._go_down(side, now)

@@ -14,6 +14,7 @@ HELD = "TR-007"
 POLICY_CHANGED = "TR-008"
 SHED = "TR-009"
 IGNORED = "TR-010"
+GAVE_UP = "TR-011"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 
@@ -66,6 +67,11 @@ MEANINGS = {
     IGNORED: Meaning(
         "commands are answered GOOD without effect",
         "The fallback is `ignore`: writes are dropped and reads return zeros while this lasts. Data is being lost.",
+    ),
+    GAVE_UP: Meaning(
+        "the outage ended with its last held command after {seconds} s; whether the storage is back is not known",
+        "Every held command was answered: by its fallback, by task management, or by a person. No command has succeeded"
+        " since the last failure.",
     ),
     LOGIN_WAITS: Meaning(
         "a login at {portal} waits for commands of a dead connection; {released} answered BUSY",

@@ -87,6 +87,7 @@ class Outage:
     failures: int = 0  # probes failed in a row
     next_probe: float = 0.0
     held_most: int = 0
+    answers: bool = False  # a command succeeded since the last failure
     evidence: dict[int, int] = field(default_factory=dict)  # first byte -> token of commands that failed
     stood: float = 0.0  # seconds the clock has stood still since it exists
     _still_since: float | None = None

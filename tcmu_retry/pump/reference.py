@@ -428,7 +428,8 @@ class ReferencePump:
         self._stopping = True
 
     def _release(self) -> None:
-        self._workers.close()
+        # The last job's views of the memory go with its thread's next step; what hangs is not waited for.
+        self._workers.close(0.0 if self._running else 1.0)
         self._ring.close()
         try:
             self._channel.close()

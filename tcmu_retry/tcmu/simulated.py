@@ -25,7 +25,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tcmu_retry.scsi.request import Status
-from tcmu_retry.scsi.sense import Sense
 
 ABORT_TASK, LUN_RESET, PREEMPT_AND_ABORT = 1, 5, 128
 
@@ -39,8 +38,8 @@ _REQUEST = struct.Struct("<III4xQ16x")  # iov_cnt, iov_bidi_cnt, iov_dif_cnt, cd
 _SMALLEST = 112  # header and response
 _TASK_MANAGEMENT = struct.Struct("<B3xI16x")  # type, count; the ids follow
 _RESPONSE = struct.Struct("<B3xI96s")  # status, read_len, sense
-_UNREACHABLE = Sense(0x02, 0x08, 0x00).fixed()  # logical unit communication failure
-_TOO_LARGE = Sense(0x05, 0x24, 0x00).fixed()  # invalid field in CDB
+_UNREACHABLE = bytes.fromhex("7000020000000000 0a00000000080000 0000")  # 02/08/00, communication failure
+_TOO_LARGE = bytes.fromhex("7000050000000000 0a00000000240000 0000")  # 05/24/00, invalid field in CDB
 
 
 @dataclass(slots=True, eq=False)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 ONLY = {
     ("core", "scsi"): {"request", "sense"},
     ("dbus", "daemon"): {"api"},
-    ("tcmu", "scsi"): {"request"},
+    ("tcmu", "scsi"): {"request", "sense"},
 }
 PURE = {"core", "scsi"}
 IMPURE = {"asyncio", "os", "time", "random", "threading", "socket", "subprocess", "logging", "pathlib", "mmap"}

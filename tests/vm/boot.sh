@@ -3,6 +3,8 @@
 set -u
 exec >"$1/boot.log" 2>&1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+# Without udevd, which would read from every new disk whenever it likes; device nodes come from devtmpfs.
+pkill -x systemd-udevd
 mount -t tmpfs tmpfs /tmp
 for dir in etc var root; do
     mkdir -p "/tmp/overlay/$dir"/{upper,work}

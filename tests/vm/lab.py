@@ -111,6 +111,11 @@ class Lun:
     def login(self, timeout: int | None = None) -> str:
         """timeout: seconds that sd waits for a command instead of its 30."""
         guest = self.lab.guest
+
+        def attached() -> int:
+            return int(guest.run("dmesg | grep -c 'Attached SCSI disk'; true").out)
+
+        before = attached()
         guest.run(
             "iscsiadm -m discovery -t st -p 127.0.0.1 >/dev/null &&"
             f" iscsiadm -m node -T {self.iqn} -p 127.0.0.1 --login"
@@ -126,7 +131,8 @@ class Lun:
         node = eventually(look, 20, f"a disk of {self.iqn}")
         self.disk = f"/dev/{node}"
         eventually(lambda: guest.run(f"blockdev --getsz {self.disk}", check=False).code == 0, 10, self.disk)
-        guest.run("udevadm settle", check=False)  # or its reads are among those that a test sees held
+        # The kernel reads the partition table before it says this; these reads must not be among what is held.
+        eventually(lambda: attached() > before, 20, f"sd is done with {self.disk}")
         if timeout:
             guest.run(f"echo {timeout} > /sys/block/{node}/device/timeout")
         return self.disk

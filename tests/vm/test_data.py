@@ -16,7 +16,8 @@ def test_fio_verifies_every_block_over_three_outages(lab: Lab) -> None:
     lab.guest.start(
         f"fio --name=v --filename={lun.disk} --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --bs=4k"
         f" --size=48m --time_based --runtime={SECONDS} --verify=crc32c --verify_backlog=256 --verify_fatal=1"
-        " --serialize_overlap=1 --output-format=json --output=/run/fio.json; echo end $?; cat /run/fio.json",
+        " --serialize_overlap=1 --output-format=json --output=/run/fio.json; code=$?;"
+        " cat /run/fio.json; echo; echo end $code",
         "fio.log",
     )
     for _ in range(3):
@@ -27,7 +28,7 @@ def test_fio_verifies_every_block_over_three_outages(lab: Lab) -> None:
         lun.storage.back()
     assert lab.wait_end("fio.log", 120) == 0
     text = lab.log("fio.log")
-    job = json.loads(text[text.index("{") :])["jobs"][0]
+    job = json.loads(text[text.index("{") : text.rindex("}") + 1])["jobs"][0]
     assert job["error"] == 0
     assert job["write"]["total_ios"] > 500
     assert lun.status()["held"] == 0

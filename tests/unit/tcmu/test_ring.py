@@ -359,7 +359,7 @@ def test_an_unknown_id_breaks_the_ring(handler):
     assert command.status is None
     later = handler.kernel.submit(TEST_UNIT_READY)
     assert later.status == Status.CHECK_CONDITION
-    assert later.sense[2] == 0x02
+    assert (later.sense[2], later.sense[7], later.sense[12:14]) == (0x02, 10, b"\x08\x00")
 
 
 def test_a_kept_command_answered_again_breaks_the_ring(handler):
