@@ -97,6 +97,8 @@ class Engine:
         times = [entry.answer_at for entry in self._keeper.soon.values() if entry.answer_at is not None]
         for side in Direction:
             times += self._keeper.next_times(side)
+        if (limit := self._keeper.too_old()) is not None:
+            times.append(limit)
         return min(times, default=None)
 
     # ---- commands

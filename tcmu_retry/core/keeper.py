@@ -1,7 +1,7 @@
 """What the engine keeps of one LUN, and what happens inside: a failure's meaning, a command's way, an input's end.
 
-Only `engine.py` calls this. Every input ends in `turn`: answer what cannot wait, let out what may be tried, note what is
-over, open the gate if that can be. Actions are collected and handed out by `take`.
+Only `engine.py` calls this. Every input ends in `turn`: answer what cannot wait, let out what may be tried, note what
+is over, open the gate if that can be. Actions are collected and handed out by `take`.
 """
 
 from __future__ import annotations
@@ -217,10 +217,7 @@ class Keeper:
         """False: over budget, and answered BUSY."""
         commands = self.commands
         if commands.held >= self.budgets.held or commands.held_bytes + entry.request.length > self.budgets.held_bytes:
-            if not self.shedding:
-                self.shedding = True
-                self.say(Emit(events.SHED, entry.direction, {"held": commands.held, "bytes": commands.held_bytes}))
-            self.finish(entry, Verdict.BUSY)
+            self.shed(entry)
             return False
         commands.stage(entry, Stage.HELD)
         side = entry.direction
@@ -297,6 +294,7 @@ class Keeper:
         for entry in list(self.soon.values()):
             if entry.answer_at is not None and entry.answer_at <= now:
                 self.fence(entry, entry.answer)
+        self.end_over_age(now)
         for side in Direction:
             if self.may_try(side):
                 self.time_out(side, now)
@@ -308,6 +306,27 @@ class Keeper:
             self.shedding = False
         self.open_gate()
         return self.take()
+
+    def too_old(self) -> float | None:
+        """When the oldest held command exceeds the budget of age."""
+        age = self.budgets.age
+        if not age or not self.commands.held:
+            return None
+        return min(entry.arrived for entry in self.commands if entry.stage is Stage.HELD) + age
+
+    def end_over_age(self, now: float) -> None:
+        while (limit := self.too_old()) is not None and limit <= now:
+            for entry in self.commands:
+                if entry.stage is Stage.HELD and entry.arrived + self.budgets.age <= now:
+                    self.shed(entry)
+
+    def shed(self, entry: Entry) -> None:
+        """Over a budget: BUSY."""
+        if not self.shedding:
+            self.shedding = True
+            fields = {"held": self.commands.held, "bytes": self.commands.held_bytes}
+            self.say(Emit(events.SHED, entry.direction, fields))
+        self.finish(entry, Verdict.BUSY)
 
     def time_out(self, side: Direction, now: float) -> None:
         outage = self.outages[side]

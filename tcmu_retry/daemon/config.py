@@ -23,7 +23,7 @@ from typing import Any
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
-from tcmu_retry.core.words import meant, parse_bool, parse_number, parse_size
+from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
 LONGEST = 255  # the kernel's dev_config has 256 bytes, and uio's name holds it once more
 HEALTH = ("good", "transitioning", "down")
@@ -65,6 +65,7 @@ _OWN: dict[str, Callable[[object, str], object]] = {
     "cache": _word(("writethrough",)),
     "max_held": lambda value, key: int(parse_number(value, key, 1)),
     "max_held_bytes": parse_size,
+    "max_hold_age": parse_duration,
 }
 KNOWN = ("path", *_OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
@@ -147,7 +148,9 @@ class Source:
         if not isinstance(path, str) or not path.startswith("/"):
             raise ConfigError(f"{place}: path must be an absolute path, not {path!r}")
         usual = Budgets()
-        budgets = Budgets(own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes))
+        budgets = Budgets(
+            own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
+        )
         return DeviceConfig(path, own.get("buffered", False), policy, budgets, own.get("health", "good"), layers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -128,7 +129,8 @@ class Pump(Protocol):
     def fileno(self) -> int:
         """Readable while `events` has something."""
 
-    def events(self) -> list[Event]: ...
+    def events(self) -> Iterator[Event]:
+        """What happened; each counts as taken when it is handed out, so handle one before the next."""
 
     def dispatch(self, command: Command) -> None:
         """Run the command's request against the backend. GOOD is answered by the pump; the end is reported anyway."""

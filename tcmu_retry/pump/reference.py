@@ -32,7 +32,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tcmu_retry.backends.base import Backend
@@ -127,15 +127,13 @@ class ReferencePump:
     def fileno(self) -> int:
         return self._told
 
-    def events(self) -> list[Event]:
+    def events(self) -> Iterator[Event]:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._told)
-        taken = []
         while self._outbox:
             event, closes = self._outbox.popleft()
-            self._closings_seen += closes
-            taken.append(event)
-        return taken
+            self._closings_seen += closes  # one by one: a word on the gate at one event must not count for the next
+            yield event
 
     def dispatch(self, command: Command) -> None:
         self._ask(self._do_dispatch, command)
@@ -302,6 +300,8 @@ class ReferencePump:
         except Exception:
             log.exception("LUN %s: %s failed in our own code and is treated as EIO", self._name, command.request)
             job.error = errno.EIO
+        for view in buffers:  # before the end is told: `stop` may follow at once
+            view.release()
         job.at = self._clock()
         self._ended.append(job)
         self._rouse()
@@ -428,8 +428,7 @@ class ReferencePump:
         self._stopping = True
 
     def _release(self) -> None:
-        # The last job's views of the memory go with its thread's next step; what hangs is not waited for.
-        self._workers.close(0.0 if self._running else 1.0)
+        self._workers.close()
         self._ring.close()
         try:
             self._channel.close()

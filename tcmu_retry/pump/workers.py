@@ -6,7 +6,6 @@ A thread stuck in the kernel (state D) cannot be ended; the threads are daemonic
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from queue import SimpleQueue
 
@@ -34,14 +33,11 @@ class Workers:
         """True: the job had not started and never will. The dict's pop is the one point where this is decided."""
         return self._waiting.pop(key, None) is not None
 
-    def close(self, wait: float) -> None:
-        """Jobs that wait are dropped; threads end when their job does. wait: seconds to be there when they end."""
+    def close(self) -> None:
+        """Jobs that wait are dropped; threads end when their job does."""
         self._waiting.clear()
         for _ in self._threads:
             self._queue.put(None)
-        until = time.monotonic() + wait
-        for thread in self._threads:
-            thread.join(max(until - time.monotonic(), 0.0))
 
     def _run(self) -> None:
         while (key := self._queue.get()) is not None:

@@ -38,8 +38,8 @@ _REQUEST = struct.Struct("<III4xQ16x")  # iov_cnt, iov_bidi_cnt, iov_dif_cnt, cd
 _SMALLEST = 112  # header and response
 _TASK_MANAGEMENT = struct.Struct("<B3xI16x")  # type, count; the ids follow
 _RESPONSE = struct.Struct("<B3xI96s")  # status, read_len, sense
-_UNREACHABLE = bytes.fromhex("7000020000000000 0a00000000080000 0000")  # 02/08/00, communication failure
-_TOO_LARGE = bytes.fromhex("7000050000000000 0a00000000240000 0000")  # 05/24/00, invalid field in CDB
+_UNREACHABLE = bytes.fromhex("70 00 02 00000000 0a 00000000 08 00 00000000")  # 02/08/00, communication failure
+_TOO_LARGE = bytes.fromhex("70 00 05 00000000 0a 00000000 24 00 00000000")  # 05/24/00, invalid field in CDB
 
 
 @dataclass(slots=True, eq=False)

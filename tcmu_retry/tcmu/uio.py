@@ -62,11 +62,11 @@ class UioChannel:
             # Exactly the size of map 0, else EINVAL. Never populated or locked: pages come when the kernel hands out a
             # data block, and a touch outside one is SIGBUS.
             size = int((SYS / device.uio / "maps/map0/size").read_text(), 16)
-            self._map = mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+            mapping = mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         except BaseException:
             os.close(self._fd)
             raise
-        self._memory = memoryview(self._map)
+        self._memory = memoryview(mapping)
 
     @property
     def memory(self) -> memoryview:
@@ -90,12 +90,14 @@ class UioChannel:
                 raise
 
     def close(self) -> None:
-        """Raises BufferError while views of the memory are alive: mmap dups the fd, so the device stays open."""
+        """Raises BufferError while views of the memory are alive: mmap dups the fd; the last view frees the device."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._memory.release()
-        self._map.close()
+            mapping = self._memory.obj  # held by nothing else, so that the last view ends it
+            self._memory.release()
+            assert isinstance(mapping, mmap.mmap)
+            mapping.close()
 
 
 def _node(uio: str) -> str:

@@ -14,7 +14,7 @@ mount -t tmpfs tmpfs /run
 mkdir -p /run/lock /run/dbus /var/target /etc/target /var/lib/dbus
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 mountpoint -q /dev/shm || { mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; }
-modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp loop ext4 \
+modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp sd_mod sg loop ext4 \
     tcp_diag inet_diag
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 ip link set lo up

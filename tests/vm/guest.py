@@ -60,6 +60,7 @@ class Guest:
         self._lock = threading.Lock()
         self._up: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
         self._waiting[0] = self._up
+        self._socket: socket.socket | None = None
         path = Path(f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock")
         listener = socket.socket(socket.AF_UNIX)
         path.unlink(missing_ok=True)
@@ -133,6 +134,8 @@ class Guest:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._console.close()
+        if self._socket is not None:
+            self._socket.close()
         for disk in self.shared.glob("disk*.raw"):
             disk.unlink()
 
@@ -146,6 +149,7 @@ class Guest:
             number = self._number
             answer: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
             self._waiting[number] = answer
+            assert self._socket is not None
             self._socket.sendall(json.dumps({"id": number, **request}).encode() + b"\n")
         try:
             return answer.get(timeout=timeout)
@@ -153,6 +157,7 @@ class Guest:
             raise GuestError(f"the guest does not answer; see {self.shared}/console.log") from None
 
     def _read(self) -> None:
+        assert self._socket is not None
         with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
             for line in lines:
                 reply = json.loads(line)

@@ -417,6 +417,22 @@ def test_opening_does_not_count_while_a_closing_is_on_its_way(rig):
     assert rig.answer(rig.kernel.submit(write(2), block("a"))) == Status.GOOD
 
 
+def test_opening_at_one_event_does_not_count_for_a_closing_behind_it(batch):
+    """The end of one COMPARE AND WRITE opens the gate; the next one, right behind, must find it closed."""
+    for lba in (1, 2):
+        batch.kernel.submit(compare_and_write(lba), bytes(2 * BLOCK))
+    batch.start()
+    patiently(lambda: len(batch.pump._outbox) == 2)
+    for number, _ in enumerate(batch.pump.events()):
+        if number == 0:
+            batch.pump.gate(True)
+    batch.done()
+    command = batch.kernel.submit(write(2), block("a"))
+    patiently(lambda: command.status is not None or len(batch.pump._outbox) > 0)
+    assert command.status is None
+    assert batch.next(Arrived).command.cdb == write(2)
+
+
 def test_every_closing_counts_not_only_the_first(rig):
     rig.storage.hold(("write", 1))
     rig.storage.errors["write", 1] = errno.EIO
