@@ -107,7 +107,8 @@ class FileBackend:
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
         except OSError as error:
             if not self._misaligned(error):
-                raise self._meant(error) from error
+                self._tell_gone(error)
+                raise
         copy = memoryview(mmap.mmap(-1, sum(map(len, buffers))))
         moved = os.preadv(self._fd, [copy], offset)
         rest = copy[:moved]
@@ -123,7 +124,8 @@ class FileBackend:
                 return os.pwritev(self._fd, buffers[:IOV_MAX], offset, flags)
             except OSError as error:
                 if not self._misaligned(error):
-                    raise self._meant(error) from error
+                    self._tell_gone(error)
+                    raise
             copy = mmap.mmap(-1, sum(map(len, buffers)))
             copy.write(b"".join(buffers))
             return os.pwritev(self._fd, [copy], offset, flags)
@@ -132,11 +134,10 @@ class FileBackend:
         """O_DIRECT may have refused the memory, which never happens to a ring's pages: an aligned copy tells."""
         return error.errno == errno.EINVAL and not self._buffered
 
-    def _meant(self, error: OSError) -> OSError:
+    def _tell_gone(self, error: OSError) -> None:
         """For a disk that was pulled the block layer says EIO or, its size being 0, ENOSPC: only a reopen helps."""
         if error.errno in (errno.EIO, errno.ENOSPC) and self._gone():
-            return OSError(errno.ENODEV, os.strerror(errno.ENODEV))
-        return error
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
 
     def _gone(self) -> bool:
         """Whether what is open is a disk that was pulled, or no longer what the path leads to."""
@@ -153,7 +154,8 @@ class FileBackend:
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
-                raise self._meant(error) from error
+                self._tell_gone(error)
+                raise
 
     def discard(self, offset: int, length: int) -> None:
         # Not BLKDISCARD: what it leaves behind is undefined. PUNCH_HOLE reads as zeros on files and block devices.
@@ -180,7 +182,8 @@ class FileBackend:
             try:
                 linux.fallocate(self._fd, mode | linux.KEEP_SIZE, start, end - start)
             except OSError as error:
-                raise self._meant(error) from error
+                self._tell_gone(error)
+                raise
         self._write_zeros(offset, start - offset)
         self._write_zeros(end, offset + length - end)
 

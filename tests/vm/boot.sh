@@ -1,7 +1,8 @@
 #!/bin/bash
-# Runs as root in the guest, whose root file system is the host's, read-only: makes what programs want to write.
+# Runs as root in the guest, whose root file system is the host's, read-only: makes what programs want to write, loads
+# the modules and, given a directory for its log and a Python, becomes the agent.
 set -u
-exec >"$1/boot.log" 2>&1
+[ $# -gt 0 ] && exec >"$1/boot.log" 2>&1
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # Without udevd, which would read from every new disk whenever it likes; device nodes come from devtmpfs.
 pkill -x systemd-udevd
@@ -20,6 +21,7 @@ mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/confi
 ip link set lo up
 hostname guest
 dmesg -n 1
+[ $# -gt 0 ] || exit 0
 for port in /sys/class/virtio-ports/*; do
     [ "$(cat "$port/name")" = agent ] && agent=/dev/$(basename "$port")
 done

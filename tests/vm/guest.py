@@ -78,17 +78,13 @@ class Guest:
             options.append(f"-drive file={disk},if=none,id=scratch{index},format=raw,cache=unsafe")
             options.append(f"-device virtio-blk-pci,drive=scratch{index},serial=scratch{index}")
         command = [
-            str(Path(sys.executable).parent / "vng"), "-r", str(kernel()),
-            *([] if kvm_works() else ["--disable-kvm"]),
-            "--user", "root", "--memory", memory, "--cpus", "2", "--force-9p",
-            "--rwdir", str(self.shared), "--cwd", "/",
+            *boot_command(memory), "--rwdir", str(self.shared),
             *(f"--qemu-opts={option}" for option in options),
             "--exec", f"{ROOT}/tests/vm/boot.sh {self.shared} {sys.executable}",
         ]  # fmt: skip
         self._console = (self.shared / "console.log").open("wb")
-        tools = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         self._process = subprocess.Popen(
-            command, env=tools, stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
+            command, env=environment(), stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
             start_new_session=True,
         )  # fmt: skip
         try:
@@ -168,3 +164,27 @@ def kvm_works() -> bool:
     """/dev/kvm may open and yet never run a guest (nested without vmx or svm): only a processor that says so counts."""
     flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
     return os.access("/dev/kvm", os.R_OK | os.W_OK) and bool({"vmx", "svm"} & set(flags.split()))
+
+
+def boot_command(memory: str) -> list[str]:
+    """The command that boots a guest over this machine's own files; options follow."""
+    return [
+        str(Path(sys.executable).parent / "vng"), "-r", str(kernel()),
+        *([] if kvm_works() else ["--disable-kvm"]),
+        "--user", "root", "--memory", memory, "--cpus", "2", "--force-9p", "--cwd", "/",
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """vng calls its parts by name."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def main() -> None:
+    """A shell in a guest, on this terminal."""
+    print(f"Booting. Then: `{ROOT}/tests/vm/boot.sh` mounts and loads what the project needs. ^D ends it.", flush=True)  # noqa: T201
+    raise SystemExit(subprocess.call(boot_command("3G"), env=environment()))
+
+
+if __name__ == "__main__":
+    main()
