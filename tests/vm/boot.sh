@@ -1,22 +1,15 @@
 #!/bin/bash
-# Runs as root in the guest, whose root file system is the host's, read-only: makes what programs want to write, loads
-# the modules and, given a directory for its log and a Python, becomes the agent.
+# Runs as root in the guest, over whose read-only files vng has laid what can be written: starts what the project needs
+# and, given a directory for its log and a Python, becomes the agent.
 set -u
 [ $# -gt 0 ] && exec >"$1/boot.log" 2>&1
-export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/run/home
 # Without udevd, which would read from every new disk whenever it likes; device nodes come from devtmpfs.
 pkill -x systemd-udevd
-mount -t tmpfs tmpfs /tmp
-for dir in etc var root; do
-    mkdir -p "/tmp/overlay/$dir"/{upper,work}
-    mount -t overlay overlay -o "lowerdir=/$dir,upperdir=/tmp/overlay/$dir/upper,workdir=/tmp/overlay/$dir/work" "/$dir"
-done
-mount -t tmpfs tmpfs /run
-mkdir -p /run/lock /run/dbus /var/target /etc/target /var/lib/dbus
-mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
-mountpoint -q /dev/shm || { mkdir -p /dev/shm; mount -t tmpfs tmpfs /dev/shm; }
-modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp sd_mod sg loop ext4 \
-    tcp_diag inet_diag
+rm -rf /run/udev
+mkdir -p /run/home /run/lock /run/dbus /var/target /etc/target /var/lib/dbus /var/lib/iscsi
+modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp sd_mod sg loop \
+    ext4 tcp_diag inet_diag
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 ip link set lo up
 hostname guest
