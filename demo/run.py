@@ -206,6 +206,7 @@ def picture(story: dict[str, Any], sides: dict[str, Side]) -> None:
         verdict = "read-only after it" if side.read_only else "goes on"
         speed.set_title(f"{side.name}: {side.errors} errors, {verdict}")
         speed.legend(loc="upper right", fontsize=8)
+        speed.set_ylim(top=1.45 * max([30, *written]))  # room for the legend
         own = [sample for sample in samples if sample["name"] == f"demo-{side.name}"]
         held.step(
             [sample["t"] - start for sample in own], [sample["held"] for sample in own], where="post", color="#6a4c93"

@@ -220,7 +220,7 @@ class Engine:
         for entry in self._keeper.known(tokens) if tokens else self._keeper.commands:
             if entry.stage is Stage.HELD:
                 self._keeper.finish(entry, self._keeper.sense(entry))
-            elif entry.stage is Stage.RUNNING and entry.attempts:
+            elif entry.stage is Stage.RUNNING and entry.held_at is not None:
                 entry.doomed = True
         return self._keeper.turn(now)
 

@@ -50,7 +50,7 @@ class Entry:
     turn: int = 0  # times let out while down: probes go in turn
     error: int = 0
     group: ErrorClass = ErrorClass.UNKNOWN
-    held_at: float = 0.0  # first failure, or when it was parked
+    held_at: float | None = None  # first failure, or when it was parked
     since: float | None = None  # its time-out counts from here
     due: float = 0.0
     probe: bool = False  # its I/O is out as a probe

@@ -86,6 +86,8 @@ class Keeper:
             self.finish(entry, Verdict.RESERVATION_CONFLICT)
         elif entry.doomed:
             self.finish(entry, self.sense(entry))
+        elif (refusal := self.refusal(side)) is not None:
+            self.finish(entry, refusal)
         elif outage.state is State.FAILED or not settings.retry or self.spent(entry, settings, now):
             self.fall_back(entry, settings, now)
         elif self.hold(entry, now):
@@ -233,8 +235,10 @@ class Keeper:
         """Held without having been tried; an outage's clock is its own."""
         outage = self.outages[entry.direction]
         entry.held_at = now
-        if outage.state is not State.ONLINE:
+        if outage.state in (State.DOWN, State.STOPPED):
             entry.since = outage.began
+        elif outage.state is not State.ONLINE:
+            entry.since = outage.clock(now)  # it only waits for another, and would be tried if it did not
         if self.hold(entry, now) and outage.state is State.ONLINE:
             self.failing[entry.direction].discard(entry.token)
 
@@ -391,7 +395,7 @@ class Keeper:
             return
         if any(outage.state is not State.ONLINE for outage in self.outages.values()):
             return
-        if self.commands.closing:
+        if self.commands.closing or self.soon:  # what is to be answered over its I/O's head becomes a fence
             return
         self.gate_open = True
         self.say(Gate(True))
@@ -429,7 +433,7 @@ class Keeper:
         return self.needs_reopen or side is Direction.READ or self.schedules[side].first_turn() is not None
 
     def known(self, tokens: Iterable[Token]) -> list[Entry]:
-        return [entry for token in tokens if (entry := self.commands.get(token)) is not None]
+        return [entry for token in dict.fromkeys(tokens) if (entry := self.commands.get(token)) is not None]
 
     # The tops of the heaps, less what is stale: answered, out, waiting for another, or pushed again since.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tcmu_retry.core.errors import ErrorClass, ReportAs
-from tcmu_retry.core.words import format_duration, meant, parse_bool, parse_duration, parse_number
+from tcmu_retry.core.words import format_duration, format_number, meant, parse_bool, parse_duration, parse_number
 from tcmu_retry.scsi.request import Direction
 
 
@@ -80,7 +80,10 @@ class DirectionPolicy:
     def delay(self, attempts: int, chance: float) -> float:
         """Seconds to wait after so many attempts; chance: 0..1, spreads it by the jitter."""
         steps = min(max(attempts, 1) - 1, 64)  # beyond that every back-off has reached its maximum
-        wait = min(self.retry_interval * self.retry_backoff**steps, self.retry_max_interval)
+        try:
+            wait = min(self.retry_interval * self.retry_backoff**steps, self.retry_max_interval)
+        except OverflowError:
+            wait = self.retry_max_interval
         return wait * (1 + self.retry_jitter * (2 * chance - 1))
 
 
@@ -123,7 +126,10 @@ def _choice(kind: type[enum.Enum]) -> Callable[[object, str], enum.Enum]:
 
 
 def _attempts(value: object, key: str) -> int:
-    return int(parse_number(value, key, 0))
+    number = parse_number(value, key, 0)
+    if number != int(number):
+        raise ValueError(f"{key}={value} is not a whole number")
+    return int(number)
 
 
 _PARSERS: dict[str, Callable[[object, str], Any]] = {
@@ -253,7 +259,7 @@ def _word(name: str, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, enum.Enum):
         return str(value.value)
+    assert isinstance(value, float | int)
     if name in ("retry_interval", "retry_max_interval", "retry_timeout"):
-        assert isinstance(value, float | int)
         return format_duration(value)
-    return f"{value:g}"
+    return format_number(value)

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterable
+from decimal import Decimal
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -39,11 +40,17 @@ def parse_duration(value: object, key: str) -> float:
 def format_duration(seconds: float) -> str:
     """What parse_duration reads back: "1.5s", "250ms", "2m", "0s"."""
     if seconds and seconds < 1:
-        return f"{seconds * 1000:g}ms"
+        return f"{format_number(seconds * 1000)}ms"
     for unit, factor in (("h", 3600), ("m", 60)):
         if seconds and seconds % factor == 0:
-            return f"{seconds / factor:g}{unit}"
-    return f"{seconds:g}s"
+            return f"{format_number(seconds / factor)}{unit}"
+    return f"{format_number(seconds)}s"
+
+
+def format_number(value: float) -> str:
+    """All digits and no exponent, so that it can be read back."""
+    text = format(Decimal(repr(value)), "f")
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def parse_bool(value: object, key: str) -> bool:

@@ -53,7 +53,7 @@ def held(engine: Engine, block_size: int, offset: int, limit: int, now: float) -
                 lba=max(entry.place, 0) // block_size,
                 blocks=entry.request.length // block_size,
                 age=now - entry.arrived,
-                held=now - entry.held_at,
+                held=now - (entry.arrived if entry.held_at is None else entry.held_at),
                 attempts=entry.attempts,
                 error=_name(entry.error),
                 error_class=entry.group.value if entry.attempts else "",

@@ -1,0 +1,150 @@
+"""What the other tests of this folder found: each fails for one defect, and says which promise it breaks."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from tcmu_retry.core.actions import Complete, Dispatch, Gate
+from tcmu_retry.core.engine import Engine
+from tcmu_retry.core.outage import State
+from tcmu_retry.core.policy import DEFAULT, Budgets, PolicyError, change, flatten
+from tcmu_retry.core.words import format_duration, parse_duration
+from tcmu_retry.scsi.request import Direction, Extent, Op, Request
+from tcmu_retry.scsi.sense import WRITE_PROTECTED
+
+
+def engine(**words: str) -> Engine:
+    return Engine(change(DEFAULT, {word.replace("__", "."): value for word, value in words.items()}), Budgets(), half)
+
+
+def half() -> float:
+    return 0.5
+
+
+def write(offset: int = 0) -> Request:
+    return Request(Op.WRITE, (Extent(offset, 4096),))
+
+
+def read(offset: int = 0) -> Request:
+    return Request(Op.READ, (Extent(offset, 4096),))
+
+
+@pytest.mark.parametrize("verb", ["aborted", "release"])
+def test_gate_stays_closed_while_an_aborted_command_may_become_a_fence(verb: str) -> None:
+    """A write of the initiator's next life would run unasked beside the fenced one, which may land over it later.
+
+    t=0    write 1 runs, task management names it (or a person releases): the gate must stay closed
+    t=0.5  the grace ends: answered with KEEP_BUF, its range is fenced
+    t=2    its I/O returns: now the gate may open
+    """
+    lun = engine()
+    lun.gate_closed([(1, write())], 0.0)
+    named = lun.aborted([1], 0.0) if verb == "aborted" else lun.release(0.0)
+    assert Gate(True) not in named
+    assert [type(action) for action in lun.tick(0.5)] == [Complete]
+    assert lun.finished(1, write(), 0, 2.0) == [Gate(True)]
+
+
+@pytest.mark.parametrize("verb", ["fail", "kick", "aborted"])
+def test_a_command_named_twice_is_answered_once(verb: str) -> None:
+    """`tcmu-retry queue fail LUN 7 7` must not answer twice, nor break the engine."""
+    lun = engine()
+    lun.gate_closed([], 0.0)
+    lun.finished(7, write(), errno.EIO, 0.0)
+    actions = lun.aborted([7, 7], 0.1) if verb == "aborted" else getattr(lun, verb)(0.1, [7, 7])
+    assert len([action for action in actions if isinstance(action, Complete | Dispatch)]) == 1
+
+
+def test_fail_reaches_a_parked_command_that_is_out_as_a_probe() -> None:
+    """A person who fails everything is obeyed by the one that happens to be out, though it had never failed before.
+
+    t=0    write 1 fails with ENOLINK: down
+    t=0.1  write 2 arrives and is parked; write 1 is failed by a person
+    t=1    write 2 goes out as the probe; a person fails everything; its I/O fails
+    """
+    lun = engine()
+    lun.gate_closed([], 0.0)
+    lun.finished(1, write(), errno.ENOLINK, 0.0)
+    lun.arrived(2, write(8192), 0.1)
+    lun.fail(0.2, [1])
+    assert Dispatch(2) in lun.tick(1.0)
+    lun.fail(1.1)
+    actions = lun.finished(2, write(8192), errno.ENOLINK, 1.2)
+    assert [action.token for action in actions if isinstance(action, Complete)] == [2]
+
+
+def test_readonly_refuses_what_was_running_when_it_came() -> None:
+    """Everything else is refused; a command that was out at that moment must not hang until a person comes.
+
+    t=0    write 1 fails
+    t=5.5  it fails again, past retry_timeout: readonly
+    t=6    write 2, which was running all the time, fails for the first time
+    """
+    lun = engine(retry_timeout="5s", write__fallback="readonly")
+    lun.gate_closed([(2, write(8192))], 0.0)
+    lun.finished(1, write(), errno.EIO, 0.0)
+    assert lun.tick(1.1) == [Dispatch(1)]
+    lun.finished(1, write(), errno.EIO, 5.5)
+    assert lun.state(Direction.WRITE) is State.STOPPED
+    assert lun.finished(2, write(8192), errno.EIO, 6.0) == [Complete(2, WRITE_PROTECTED)]
+
+
+def test_failed_tries_a_command_that_had_to_wait_for_another() -> None:
+    """In `failed` new commands are tried once. One that waits behind a running write is not answered untried.
+
+    t=0    read 1 fails with ENOLINK: down
+    t=5    failed: it gets the fallback, zeros
+    t=6    write 2 runs; read 3 overlaps it and waits: no zeros for it while the storage may well answer
+    t=7    write 2 is done, read 3 goes out as the next probe
+    """
+    lun = engine(retry_timeout="5s", read__fallback="ignore", allow_data_loss="true")
+    lun.gate_closed([], 0.0)
+    lun.finished(1, read(), errno.ENOLINK, 0.0)
+    lun.tick(5.0)
+    assert lun.state(Direction.READ) is State.FAILED
+    lun.probed(Direction.READ, errno.ENOLINK, 5.1)
+    assert Dispatch(2) in lun.arrived(2, write(8192), 6.0)
+    assert [action for action in lun.arrived(3, read(8192), 6.1) if isinstance(action, Complete)] == []
+
+
+def test_retrying_tries_a_command_that_had_to_wait_for_another() -> None:
+    """While retrying, all others are tried. Its own time begins when it comes, not with somebody else's failure.
+
+    t=0    write 1 fails (EAGAIN)       its time ends at 10
+    t=8    write 2 fails (EAGAIN)       its time ends at 18
+    t=12   write 3 comes, over the same place as write 2: it waits, and is not answered untried
+    """
+    lun = engine(retry_timeout="10s")
+    lun.gate_closed([(2, write(8192))], 0.0)
+    lun.finished(1, write(), errno.EAGAIN, 0.0)
+    lun.finished(2, write(8192), errno.EAGAIN, 8.0)
+    lun.tick(8.9)
+    assert lun.state(Direction.WRITE) is State.RETRYING
+    assert [action for action in lun.arrived(3, write(8192), 12.0) if getattr(action, "token", 0) == 3] == []
+
+
+@pytest.mark.parametrize("word", ["1000000s", "1234567ms", "12345.678s", "100.0001ms", "0.00001ms"])
+def test_durations_are_read_back(word: str) -> None:
+    """What the daemon writes down it can read again, and it is the same."""
+    seconds = parse_duration(word, "retry_timeout")
+    assert parse_duration(format_duration(seconds), "retry_timeout") == pytest.approx(seconds, rel=1e-12)
+
+
+def test_a_policy_with_many_attempts_is_read_back() -> None:
+    policy = change(DEFAULT, {"classes.unknown.attempts": 1234567, "retry_jitter": 0.12345678})
+    assert change(DEFAULT, flatten(policy)) == policy
+
+
+@pytest.mark.parametrize("value", ["0.5", 2.7])
+def test_half_an_attempt_is_refused(value: object) -> None:
+    """0.5 would be cut to 0, and 0 means no limit."""
+    with pytest.raises(PolicyError):
+        change(DEFAULT, {"classes.unknown.attempts": value})
+
+
+def test_no_accepted_backoff_breaks_the_engine() -> None:
+    """Whatever factor is accepted, the wait after any number of attempts is a number."""
+    settings = change(DEFAULT, {"retry_backoff": "100000"}).write
+    assert settings.delay(1000, 0.5) == settings.retry_max_interval
