@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import xml.etree.ElementTree as ET
 from importlib import resources
 from typing import Any
@@ -90,7 +91,7 @@ def test_an_unknown_lun_method_or_argument_is_named(world: World) -> None:
 def test_signals_tell_of_luns_states_and_events(world: World) -> None:
     """a LUN comes, its storage goes and comes back, it goes: each edge once."""
     heard: list[tuple[str, str]] = []
-    gone = asyncio.Event()
+    gone, online = asyncio.Event(), threading.Event()
 
     async def listen() -> None:
         bus = await MessageBus(bus_address=world.address).connect()
@@ -116,6 +117,8 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
             if message.member == "PropertiesChanged" and "WriteState" in message.body[1]:
                 detail = message.body[1]["WriteState"].value
             heard.append((message.member or "", detail))
+            if detail == "online":
+                online.set()
             if message.member == "InterfacesRemoved":
                 gone.set()
 
@@ -126,6 +129,7 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
         world.held("vm1", 1)
         world.away.unlink()
         assert world.status(number, 10) == 0
+        assert online.wait(5)  # told at most ten times a second, and not any more once the LUN is gone
         world.cli("unexport", "vm1")
 
     asyncio.run(listen())
