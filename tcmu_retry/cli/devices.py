@@ -33,7 +33,7 @@ async def list_devices(client: Client, arguments: Namespace) -> None:
     rows = [
         (
             status["name"],
-            _state(status),
+            _state(status) + (f", {status['hung']} hung" if status["hung"] else ""),
             status["held"],
             seconds(status["oldest-held"]) if status["held"] else "-",
             status["in-flight"],
@@ -76,6 +76,8 @@ async def show(client: Client, arguments: Namespace) -> None:
     if status["held"]:
         lines.append(("oldest", seconds(status["oldest-held"])))
     lines.append(("in flight", status["in-flight"]))
+    if status["hung"]:
+        lines.append(("hung", f"{status['hung']} of these; the storage neither fails nor returns"))
     lines += [(key.replace("-", " "), status[key]) for key in ("hold-reason", "backend-error") if status[key]]
     if status["draining"]:
         lines.append(("draining", "yes"))

@@ -15,6 +15,8 @@ POLICY_CHANGED = "TR-008"
 SHED = "TR-009"
 IGNORED = "TR-010"
 GAVE_UP = "TR-011"
+HANGS = "TR-012"
+HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 
@@ -73,6 +75,13 @@ MEANINGS = {
         "Every held command was answered: by its fallback, by task management, or by a person. No command has succeeded"
         " since the last failure.",
     ),
+    HANGS: Meaning(
+        "{count} I/O neither failed nor returned within {seconds} s",
+        "The storage hangs: there is no error to act on, so that policy cannot help. Aborts are answered all the same;"
+        " what was aborted keeps its place until it returns. `tcmu-retry queue list LUN` shows these commands as"
+        " waiting for io. Look for time-outs of the storage itself (NFS, iSCSI, multipath).",
+    ),
+    HANGS_NO_MORE: Meaning("its I/O returns again after {seconds} s", "No I/O is out for longer than io_warn_after."),
     LOGIN_WAITS: Meaning(
         "a login at {portal} waits for commands of a dead connection; {released} answered BUSY",
         "The target cannot finish closing a connection while its commands are held, and every login to the portal waits"

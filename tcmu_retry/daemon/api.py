@@ -68,6 +68,7 @@ class DeviceStatus:
     held_bytes: int
     oldest_held: float
     in_flight: int
+    hung: int  # I/O out for longer than io_warn_after
     hold_reason: str  # "" while no person holds the LUN
     draining: bool
     backend_error: str  # "" while the backend is open

@@ -47,6 +47,7 @@ class DeviceConfig:
     policy: Policy = DEFAULT
     budgets: Budgets = field(default_factory=Budgets)
     health: str = "good"
+    io_warn_after: float = 10.0  # seconds that I/O may be out before it counts as hung
     filters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -66,6 +67,7 @@ _OWN: dict[str, Callable[[object, str], object]] = {
     "max_held": lambda value, key: int(parse_number(value, key, 1)),
     "max_held_bytes": parse_size,
     "max_hold_age": parse_duration,
+    "io_warn_after": parse_duration,
 }
 KNOWN = ("path", *_OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
@@ -151,7 +153,8 @@ class Source:
         budgets = Budgets(
             own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
         )
-        return DeviceConfig(path, own.get("buffered", False), policy, budgets, own.get("health", "good"), layers)
+        plain = {key: own[key] for key in ("buffered", "health", "io_warn_after") if key in own}
+        return DeviceConfig(path, policy=policy, budgets=budgets, filters=layers, **plain)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -58,6 +58,7 @@ from tcmu_retry.tcmu.base import Channel
 log = logging.getLogger(__name__)
 
 INQUIRY = 0x12
+WATCH_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
@@ -104,6 +105,8 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._identity: Identity | None = None
+        self._watching: asyncio.TimerHandle | None = None
+        self._hung_since: float | None = None
         self._withdrawn = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
@@ -145,6 +148,7 @@ class Device:
             self._pump.gate(False)
         self._loop.add_reader(self._pump.fileno(), self._take_events)
         self._pump.start()
+        self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
         if lost:
             self._act(self._engine.storage_lost(lost, time.monotonic()))
 
@@ -161,7 +165,7 @@ class Device:
 
     async def detach(self) -> None:
         """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
-        for handle in (self._timer, self._expiry, self._reopening):
+        for handle in (self._timer, self._expiry, self._reopening, self._watching):
             if handle is not None:
                 handle.cancel()
         self._take_events()
@@ -385,6 +389,7 @@ class Device:
             held_bytes=engine.held_bytes,
             oldest_held=now - oldest,
             in_flight=self._pump.statistics().in_flight,
+            hung=len(self._hung(now)),
             hold_reason=self.hold_reason,
             draining=self.draining,
             backend_error=self.backend_error,
@@ -392,7 +397,29 @@ class Device:
         )
 
     def held(self, offset: int = 0, limit: int = 0) -> list[HeldCommand]:
-        return view.held(self._engine, self.lun.block_size, offset, limit, time.monotonic())
+        now = time.monotonic()
+        shown = [view.hung(command, self.lun.block_size, began, now) for command, began in self._hung(now)]
+        shown += view.held(self._engine, self.lun.block_size, now)
+        return shown[offset : offset + limit if limit else None]
+
+    def _hung(self, now: float) -> list[tuple[Command, float]]:
+        limit = self.config.io_warn_after
+        return [(command, began) for command, began in self._pump.running() if now - began > limit]
+
+    def _watch(self) -> None:
+        """Once a second: I/O that neither fails nor returns makes no event by itself."""
+        now = time.monotonic()
+        hung = self._hung(now)
+        if hung and self._hung_since is None:
+            self._hung_since = min(began for _, began in hung)
+            fields = {"count": len(hung), "seconds": self.config.io_warn_after}
+            self._emit(events.HANGS, None, fields)
+            self._changed()
+        elif not hung and self._hung_since is not None:
+            self._emit(events.HANGS_NO_MORE, None, {"seconds": round(now - self._hung_since, 1)})
+            self._hung_since = None
+            self._changed()
+        self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
 
     def statistics(self) -> dict[str, int]:
         return view.statistics(self._pump.statistics())
@@ -431,7 +458,7 @@ class Device:
         return count
 
     def _known(self, serials: Sequence[int]) -> Sequence[int]:
-        held = {command.serial for command in self.held()} if serials else set()
+        held = {entry.token for entry in self._engine.held()} if serials else set()
         if missing := [serial for serial in serials if serial not in held]:
             raise ApiError(
                 "NotFound", f"{self.name} holds no command {missing[0]}; `tcmu-retry queue list {self.name}` shows them"

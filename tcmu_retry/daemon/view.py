@@ -10,7 +10,7 @@ from tcmu_retry.core import events
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.outage import State
 from tcmu_retry.daemon.api import DirectionStatus, HeldCommand, Notice
-from tcmu_retry.pump.base import Statistics
+from tcmu_retry.pump.base import Command, Statistics
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import LUN_NOT_ACCESSIBLE, Sense
 
@@ -39,11 +39,10 @@ def direction(engine: Engine, side: Direction, now: float) -> DirectionStatus:
     )
 
 
-def held(engine: Engine, block_size: int, offset: int, limit: int, now: float) -> list[HeldCommand]:
+def held(engine: Engine, block_size: int, now: float) -> list[HeldCommand]:
     """Oldest first."""
     shown = []
-    entries = engine.held()[offset:]
-    for entry in entries[:limit] if limit else entries:
+    for entry in engine.held():
         tried, expires = engine.next_try(entry), engine.expires(entry, now)
         shown.append(
             HeldCommand(
@@ -63,6 +62,28 @@ def held(engine: Engine, block_size: int, offset: int, limit: int, now: float) -
             )
         )
     return shown
+
+
+def hung(command: Command, block_size: int, began: float, now: float) -> HeldCommand:
+    """One whose I/O is out, and has been for too long."""
+    request = command.request
+    assert request is not None
+    place = request.extents[0].offset if request.extents else 0
+    return HeldCommand(
+        serial=command.serial,
+        operation=request.op.value,
+        direction=request.direction,
+        lba=place // block_size,
+        blocks=request.length // block_size,
+        age=now - command.arrived,
+        held=now - began,
+        attempts=0,
+        error="",
+        error_class="",
+        waits_for="io",
+        next_in=None,
+        deadline_in=None,
+    )
 
 
 def statistics(counters: Statistics) -> dict[str, int]:

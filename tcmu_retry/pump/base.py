@@ -154,6 +154,9 @@ class Pump(Protocol):
 
     def statistics(self) -> Statistics: ...
 
+    def running(self) -> list[tuple[Command, float]]:
+        """Commands whose I/O has not returned, and since when (CLOCK_MONOTONIC seconds)."""
+
     def stop(self) -> None:
         """Carry out what was asked before, then end the thread and release the ring. Idempotent.
 

@@ -69,6 +69,7 @@ class _Job:
 
     command: Command
     reported: bool
+    began: float
     reply: Reply | None = None
     error: int = 0
     at: float = 0.0
@@ -158,6 +159,9 @@ class ReferencePump:
 
     def statistics(self) -> Statistics:
         return replace(self._statistics, in_flight=len(self._running))
+
+    def running(self) -> list[tuple[Command, float]]:
+        return [(job.command, job.began) for job in list(self._running.values())]
 
     def stop(self) -> None:
         if self._stopping:
@@ -282,7 +286,7 @@ class ReferencePump:
                 self._tell(Arrived(command))
 
     def _launch(self, command: Command, reported: bool) -> None:
-        job = _Job(command, reported)
+        job = _Job(command, reported, self._clock())
         self._running[command.serial] = job
         buffers = [self._memory[offset : offset + length] for offset, length in command.iovs]
         backend = self._backend

@@ -84,6 +84,10 @@ class World:
         status: int | None = self.ask(wait=number, timeout=timeout)["status"]
         return status
 
+    def said(self) -> str:
+        """The daemon's log."""
+        return (self.directory / "daemon.log").read_text()
+
     def held(self, lun: str, count: int) -> list[dict[str, Any]]:
         """The held commands, once there are so many."""
         until = time.monotonic() + 10

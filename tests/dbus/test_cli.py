@@ -109,6 +109,20 @@ def test_an_aborted_held_command_is_answered_and_never_written(world: World) -> 
     assert (world.directory / "vm1.img").read_bytes()[3 * 512 : 4 * 512] == bytes(512)
 
 
+def test_io_that_hangs_is_shown_and_told_of(world: World) -> None:
+    """0 s  a write whose storage neither fails nor returns    0.5 s  it counts as hung    3 s  it returns"""
+    world.lun("vm1", "delay.write=3s;io_warn_after=500ms")
+    number = world.write("vm1", 5)
+    [command] = world.held("vm1", 1)
+    assert command["waits_for"] == "io"
+    assert command["lba"] == 5
+    assert world.json("device", "show", "vm1")["device"]["hung"] == 1
+    assert "1 hung" in world.cli("device", "list")
+    assert world.status(number, 10) == GOOD
+    world.held("vm1", 0)
+    assert "TR-012" in world.said()
+
+
 def test_policy_set_is_all_or_nothing_and_takes_effect_on_what_is_held(world: World) -> None:
     world.lun("vm1")
     before = world.json("policy", "show", "vm1")
