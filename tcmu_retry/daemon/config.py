@@ -60,7 +60,7 @@ def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:
     return parse
 
 
-_OWN: dict[str, Callable[[object, str], object]] = {
+OWN: dict[str, Callable[[object, str], object]] = {
     "buffered": parse_bool,
     "health": _word(HEALTH),
     "cache": _word(("writethrough",)),
@@ -69,7 +69,7 @@ _OWN: dict[str, Callable[[object, str], object]] = {
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
 }
-KNOWN = ("path", *_OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
+KNOWN = ("path", *OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
 
 class Source:
@@ -134,8 +134,8 @@ class Source:
         try:
             for key, value in flat.items():
                 first = key.split(".")[0]
-                if key in _OWN:
-                    own[key] = _OWN[key](value, key)
+                if key in OWN:
+                    own[key] = OWN[key](value, key)
                 elif first in filters.KNOWN:
                     layers.setdefault(first, {})[key.partition(".")[2]] = str(value)
                 elif key != "path":

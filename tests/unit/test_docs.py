@@ -8,6 +8,7 @@ from pathlib import Path
 from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.outage import TABLE
 from tcmu_retry.core.policy import SETTINGS, Fallback
+from tcmu_retry.daemon.config import OWN
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +27,7 @@ def test_the_picture_of_an_outage_is_the_table() -> None:
 
 def test_the_readme_names_every_setting_and_fallback() -> None:
     text = (ROOT / "README.md").read_text()
-    for word in (*SETTINGS, *(fallback.value for fallback in Fallback)):
+    for word in (*SETTINGS, "path", *OWN, *(fallback.value for fallback in Fallback)):
         assert f"`{word}`" in text, word
 
 
