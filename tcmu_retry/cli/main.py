@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from tcmu_retry import __version__
 from tcmu_retry.cli import devices, exports, notices, policies, queues
+from tcmu_retry.cli import doctor as diagnoses
 from tcmu_retry.cli.client import OK, USAGE, Client, CliError
 
 Verb = Callable[[Client, argparse.Namespace], Awaitable[None]]
@@ -90,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     change.add_argument("--if-generation", type=int, metavar="N", help="refuse if it was changed since")
     _verb(policy, "check", policies.check, "check a configuration string").add_argument("config", metavar="CONFIG")
 
+    doctor = _verb(nouns, "doctor", diagnoses.diagnose, "the chain of time-outs, and the link that breaks first")
+    doctor.add_argument("name", metavar="NAME", nargs="?", help="this LUN; all if none is named")
     events = _verb(nouns, "events", notices.follow, "what happens, as it happens")
     events.add_argument("name", metavar="NAME", nargs="?", help="of this LUN only")
     explain = nouns.add_parser("explain", help="what an event's code means")

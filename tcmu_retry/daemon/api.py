@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tcmu_retry.core.chain import Link
 from tcmu_retry.core.policy import Policy
 from tcmu_retry.scsi.request import Direction
 
@@ -144,6 +145,9 @@ class DeviceApi(Protocol):
         """Try nothing until `resume`, or until the expiry."""
 
     def resume(self) -> None: ...
+
+    async def diagnose(self) -> list[Link]:
+        """The chain of time-outs from storage to initiator."""
 
     async def drain(self) -> None:
         """No new attempts; returns when nothing is in flight. Raises ApiError Busy after 5 s."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
+from tcmu_retry.core.initiators import PROFILES, Profile, parse_profile
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
@@ -47,6 +48,7 @@ class DeviceConfig:
     policy: Policy = DEFAULT
     budgets: Budgets = field(default_factory=Budgets)
     health: str = "good"
+    initiator: Profile = PROFILES["linux"]
     io_warn_after: float = 10.0  # seconds that I/O may be out before it counts as hung
     filters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -68,6 +70,7 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "max_held_bytes": parse_size,
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
+    "initiator": parse_profile,
 }
 KNOWN = ("path", *OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
@@ -153,7 +156,7 @@ class Source:
         budgets = Budgets(
             own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
         )
-        plain = {key: own[key] for key in ("buffered", "health", "io_warn_after") if key in own}
+        plain = {key: own[key] for key in ("buffered", "health", "io_warn_after", "initiator") if key in own}
         return DeviceConfig(path, policy=policy, budgets=budgets, filters=layers, **plain)
 
 

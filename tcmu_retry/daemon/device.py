@@ -30,8 +30,10 @@ from dataclasses import dataclass, replace
 
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.backends.patience import storage_links
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
+from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.policy import Policy, PolicyError, change
 from tcmu_retry.daemon import view
@@ -54,6 +56,7 @@ from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import TARGET_FAILURE, Sense
 from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.configfs import ATTRIBUTES
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,8 @@ class Lun:
     size: int
     block_size: int
     uio: str  # "uio0"
+    attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
+    windows: Callable[[], Mapping[str, int]]  # command windows, by initiator
 
 
 class Device:
@@ -423,6 +428,20 @@ class Device:
 
     def statistics(self) -> dict[str, int]:
         return view.statistics(self._pump.statistics())
+
+    async def diagnose(self) -> list[Link]:
+        return await offload(self._chain)
+
+    def _chain(self) -> list[Link]:
+        """Blocking."""
+        profile = self.config.initiator
+        return [
+            *storage_links(self.config.path),
+            *policy_links(self.policy, profile),
+            *kernel_links(self.lun.attributes(), ATTRIBUTES),
+            *session_links(self.lun.windows()),
+            initiator_link(profile),
+        ]
 
     # ---- persons
 

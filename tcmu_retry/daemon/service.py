@@ -179,7 +179,15 @@ class Service:
         try:
             config = self._source.device(uio.config)
             attributes = configfs.prepare(uio)
-            lun = Lun(uio.name, partial(configfs.wwn, uio), attributes.size, attributes.block_size, uio.uio)
+            lun = Lun(
+                uio.name,
+                partial(configfs.wwn, uio),
+                attributes.size,
+                attributes.block_size,
+                uio.uio,
+                partial(configfs.attributes, uio),
+                partial(configfs.windows, uio.configfs),
+            )
             self._places[uio.uio] = uio.configfs
             await self.serve(lun, config, partial(_open_channel, uio, reset=not fresh), fresh)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from tcmu_retry.core.policy import flatten
@@ -68,6 +69,13 @@ class DeviceObject:
 
     def resume(self) -> None:
         self._device.resume()
+
+    async def diagnose(self) -> list[dict[str, Variant]]:
+        links = [record(link) for link in await self._device.diagnose()]
+        for link in links:
+            if math.isinf(link["lasts"].value):
+                del link["lasts"]
+        return links
 
     async def drain(self) -> None:
         await self._device.drain()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,27 @@ def prepare(device: UioDevice) -> Attributes:
                 error,
             )
     return Attributes(int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
+
+
+def attributes(device: UioDevice) -> dict[str, str]:
+    """Those of ATTRIBUTES as they are now."""
+    found = {}
+    for name in ATTRIBUTES:
+        with contextlib.suppress(OSError):
+            found[name] = (device.configfs / "attrib" / name).read_text().strip()
+    return found
+
+
+def windows(device_path: Path, root: Path = TARGET) -> dict[str, int]:
+    """The command windows (CmdSN) of the initiators that may use a backstore, by name."""
+    found: dict[str, int] = {}
+    for export in exports(device_path, root):
+        group = root / f"iscsi/{export.iqn}/tpgt_{export.tpg}"
+        default = int((group / "attrib/default_cmdsn_depth").read_text())
+        found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), default)
+        for acl in sorted((group / "acls").iterdir()):
+            found[acl.name] = int((acl / "cmdsn_depth").read_text())
+    return found
 
 
 def wwn(device: UioDevice) -> str:

@@ -50,7 +50,11 @@ class World:
         return result.out
 
     def json(self, *arguments: str) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.cli("--json", *arguments))
+        return self.json_of(Result(0, self.cli("--json", *arguments), ""))
+
+    @staticmethod
+    def json_of(result: Result) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(result.out)
         return answer
 
     @property

@@ -26,6 +26,7 @@ from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.device import Lun
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.service import serve
+from tcmu_retry.tcmu.configfs import ATTRIBUTES
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
 
 SIZE = 8 << 20
@@ -46,7 +47,15 @@ class SimulatedService(Service):
         if request.name in self.kernels:
             raise ApiError("InvalidArgument", f"there is a backstore {request.name} already; choose another name")
         kernel = SimulatedKernel()
-        lun = Lun(request.name, lambda: f"serial-{request.name}", request.size or SIZE, BLOCK, f"uio-{request.name}")
+        lun = Lun(
+            request.name,
+            lambda: f"serial-{request.name}",
+            request.size or SIZE,
+            BLOCK,
+            f"uio-{request.name}",
+            dict,
+            dict,
+        )
         try:
             await self.serve(lun, self._source.device(request.config), kernel.open, True)
         except BackendError as error:

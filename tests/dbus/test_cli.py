@@ -224,3 +224,19 @@ def test_without_a_daemon_the_exit_status_is_3(world: World) -> None:
         )
         assert done.returncode == 3, done
         assert done.stderr.count("\n") == 1
+
+
+def test_doctor_names_the_link_that_breaks_first_and_what_is_wrong(world: World) -> None:
+    """A policy that promises ten minutes to an initiator that waits for eight."""
+    world.lun("vm1", "retry_timeout=2m")
+    result = world.call("doctor", "vm1")
+    assert result.code == 0, result
+    assert "An outage is held for 2m; then policy ends it" in result.out
+    world.cli("policy", "set", "vm1", "retry_timeout=10m")
+    result = world.call("doctor", "vm1")
+    assert result.code == 1
+    assert "then initiator ends it" in result.out
+    assert "write.retry_timeout=10m is more than linux waits (8m)" in result.err
+    world.lun("vm2", "retry_timeout=10m;initiator=15m")
+    links = world.json_of(world.call("--json", "doctor", "vm2"))["chains"][0]["links"]
+    assert [link["wrong"] for link in links if link["where"] in ("policy", "initiator")] == ["", "", ""]

@@ -1,0 +1,71 @@
+"""The chain of time-outs from storage to initiator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tcmu_retry.core.initiators import FOR_EVER, Profile
+from tcmu_retry.core.policy import Fallback, Policy
+from tcmu_retry.core.words import format_duration
+from tcmu_retry.scsi.request import Direction
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One link. lasts: seconds until it ends a hold, FOR_EVER for never. wrong: what to do about it, "" if right."""
+
+    where: str  # storage | policy | kernel | session | initiator
+    setting: str
+    value: str
+    lasts: float = FOR_EVER
+    wrong: str = ""
+
+
+def policy_links(policy: Policy, profile: Profile) -> list[Link]:
+    """What the policy promises, held against what the initiator tolerates."""
+    links = []
+    for side in Direction:
+        settings = policy.of(side)
+        key = f"{side.value}.retry_timeout"
+        if not settings.retry:
+            links.append(Link("policy", f"{side.value}.retry", "false", 0.0))
+            continue
+        lasts = settings.retry_timeout or FOR_EVER
+        value = format_duration(settings.retry_timeout) if settings.retry_timeout else "0s (for ever)"
+        wrong = ""
+        if settings.retry_timeout > profile.silence:
+            wrong = (
+                f"{key}={value} is more than {profile.name} waits ({format_duration(profile.silence)}): the initiator"
+                f" fails first, and {settings.fallback.value} comes too late; shorten it or tune the initiator"
+            )
+        elif settings.fallback is Fallback.BUSY and profile.busy is not None and settings.retry_timeout > profile.busy:
+            wrong = f"BUSY after {value} is an error at once for {profile.name}, which counts from the first submission"
+        links.append(Link("policy", key, value, lasts, wrong))
+    return links
+
+
+def kernel_links(attributes: Mapping[str, str], wanted: Mapping[str, str]) -> list[Link]:
+    """Attributes of the kernel's device."""
+    links = []
+    for name, want in wanted.items():
+        value = attributes.get(name, "not readable")
+        wrong = "" if value == want else f"{name} must be {want}; unexport the LUN and export it again"
+        lasts = float(value) if name == "cmd_time_out" and value.isdigit() and value != "0" else FOR_EVER
+        links.append(Link("kernel", name, value, lasts, wrong))
+    return links
+
+
+def session_links(depths: Mapping[str, int]) -> list[Link]:
+    """Command windows of the sessions, by initiator."""
+    few = "a window below 128 fills while commands are held; set it before the session logs in (cmdsn_depth)"
+    return [
+        Link("session", f"window of {name}", str(depth), wrong=few if depth < 128 else "")
+        for name, depth in depths.items()
+    ]
+
+
+def initiator_link(profile: Profile) -> Link:
+    """What the initiator tolerates."""
+    value = "for ever" if profile.silence == FOR_EVER else format_duration(profile.silence)
+    return Link("initiator", f"{profile.name}: waits for a held command", value, profile.silence)
