@@ -53,8 +53,8 @@ class SimulatedService(Service):
             request.size or SIZE,
             BLOCK,
             f"uio-{request.name}",
-            dict,
-            dict,
+            attributes=lambda: dict(ATTRIBUTES),
+            windows=dict,
         )
         try:
             await self.serve(lun, self._source.device(request.config), kernel.open, True)
