@@ -14,6 +14,7 @@ class AbsentBackend:
     """Every call fails with ENODEV, which is of class `gone`: a reopen comes before the next attempt."""
 
     can_discard = False
+    write_back = False
 
     def __init__(self, identity: Identity, block_size: int) -> None:
         self.identity = identity

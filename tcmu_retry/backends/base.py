@@ -51,6 +51,10 @@ class Backend(Protocol):
     @property
     def can_discard(self) -> bool: ...
 
+    @property
+    def write_back(self) -> bool:
+        """Whether what was written may stay volatile until the next flush; otherwise each change must be durable."""
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
 
     def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:

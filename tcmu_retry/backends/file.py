@@ -72,6 +72,8 @@ def _refusal(path: str, error: OSError) -> BackendError:
 class FileBackend:
     """One open file or block device; see `backends.base.Backend`."""
 
+    write_back = False
+
     def __init__(self, path: str, fd: int, buffered: bool) -> None:
         """Takes the fd over, unless it raises OSError: EAGAIN locked by another, EINVAL no O_DIRECT here."""
         self._path = path

@@ -45,6 +45,7 @@ class DeviceConfig:
 
     path: str
     buffered: bool = False
+    cache: str = "writethrough"
     policy: Policy = DEFAULT
     budgets: Budgets = field(default_factory=Budgets)
     health: str = "good"
@@ -65,7 +66,7 @@ def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:
 OWN: dict[str, Callable[[object, str], object]] = {
     "buffered": parse_bool,
     "health": _word(HEALTH),
-    "cache": _word(("writethrough",)),
+    "cache": _word(("writethrough", "writeback")),
     "max_held": lambda value, key: int(parse_number(value, key, 1)),
     "max_held_bytes": parse_size,
     "max_hold_age": parse_duration,
@@ -152,11 +153,16 @@ class Source:
         path = flat.get("path")
         if not isinstance(path, str) or not path.startswith("/"):
             raise ConfigError(f"{place}: path must be an absolute path, not {path!r}")
+        if own.get("buffered") and own.get("cache") == "writeback":
+            raise ConfigError(
+                f"{place}: cache=writeback with buffered=true would lose writes whose error the page cache forgets;"
+                " leave one of them out"
+            )
         usual = Budgets()
         budgets = Budgets(
             own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
         )
-        plain = {key: own[key] for key in ("buffered", "health", "io_warn_after", "initiator") if key in own}
+        plain = {key: own[key] for key in ("buffered", "cache", "health", "io_warn_after", "initiator") if key in own}
         return DeviceConfig(path, policy=policy, budgets=budgets, filters=layers, **plain)
 
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
 from tcmu_retry.backends.patience import storage_links
+from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
 from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
@@ -61,6 +62,7 @@ from tcmu_retry.tcmu.configfs import ATTRIBUTES
 log = logging.getLogger(__name__)
 
 INQUIRY = 0x12
+REPLAY_BYTES = 64 << 20  # what is acknowledged and not flushed, in write-back
 WATCH_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
@@ -110,6 +112,7 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._identity: Identity | None = None
+        self._log = ReplayLog(REPLAY_BYTES) if config.cache == "writeback" else None
         self._watching: asyncio.TimerHandle | None = None
         self._hung_since: float | None = None
         self._withdrawn = False
@@ -201,7 +204,17 @@ class Device:
                 " or unexport the LUN",
                 errno.EMEDIUMTYPE,
             )
-        return backend
+        if self._log is None:
+            return backend
+        try:
+            return self._log.over(backend)
+        except OSError as error:
+            backend.close()
+            raise BackendError(
+                f"{self.config.path} does not take what was written since its last flush: {error.strerror}; it is tried"
+                " again",
+                error.errno or errno.EIO,
+            ) from error
 
     async def _reopen(self) -> None:
         """While I/O is out the old file cannot be closed, and its lock keeps everybody else from opening it."""

@@ -195,7 +195,9 @@ class Service:
 
     async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
-        device = Device(lun, config, partial(_disk, lun), partial(_open, config), self._notice, partial(self._tell, 0))
+        device = Device(
+            lun, config, partial(_disk, lun, config), partial(_open, config), self._notice, partial(self._tell, 0)
+        )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
@@ -292,8 +294,10 @@ def _size(config: DeviceConfig) -> int:
         backend.close()
 
 
-def _disk(lun: Lun, can_discard: bool) -> Disk:
-    return Disk(DiskIdentity(lun.wwn(), lun.name), lun.block_size, lun.size, can_discard=can_discard)
+def _disk(lun: Lun, config: DeviceConfig, can_discard: bool) -> Disk:
+    identity = DiskIdentity(lun.wwn(), lun.name)
+    write_back = config.cache == "writeback"
+    return Disk(identity, lun.block_size, lun.size, can_discard=can_discard, write_back=write_back)
 
 
 def _open_channel(uio: UioDevice, reset: bool) -> UioChannel:

@@ -21,7 +21,7 @@ CHUNK = 1 << 20  # bytes; scratch for compares and repeated patterns
 
 
 def execute(command: Command, backend: Backend, buffers: list[memoryview], block_size: int) -> int | None:
-    """Run command.request to its end, effects on stable media (the cache mode is write-through).
+    """Run command.request to its end, effects where the backend's cache mode says: on stable media unless write-back.
 
     The byte offset of a miscompare, or None. Raises OSError; the command is unanswered then and may be tried again.
     ECANCELED: it was answered (aborted) between two steps, and the next one was not begun.
@@ -74,7 +74,7 @@ class _Attempt:
             if extent.length:  # a block descriptor of no blocks is no error (SBC-4 5.35.2)
                 self._step()
                 self._backend.discard(extent.offset, extent.length)
-        self._flush()
+        self._harden()
 
     def _write_same(self, extent: Extent) -> None:
         size = self._block_size
@@ -96,7 +96,7 @@ class _Attempt:
             if error.errno != errno.EOPNOTSUPP:
                 raise
             return False
-        self._flush()
+        self._harden()
         return True
 
     def _compare_and_write(self, extent: Extent) -> int | None:
@@ -142,7 +142,10 @@ class _Attempt:
         self._transfer(self._backend.read, offset, buffers)
 
     def _write(self, offset: int, buffers: list[memoryview]) -> None:
-        self._transfer(lambda at, rest: self._backend.write(at, rest, durable=True), offset, buffers)
+        request = self._request
+        # WRITE AND VERIFY looks at the medium, not at a cache (SBC-4 5.49).
+        durable = not self._backend.write_back or request.fua or request.op is Op.WRITE_AND_VERIFY
+        self._transfer(lambda at, rest: self._backend.write(at, rest, durable), offset, buffers)
 
     def _transfer(
         self, move: Callable[[int, Sequence[memoryview]], int], offset: int, buffers: list[memoryview]
@@ -158,6 +161,11 @@ class _Attempt:
             if left:
                 offset += moved
                 buffers = _cut(buffers, moved, left)
+
+    def _harden(self) -> None:
+        """After a change that could not be made durable by itself."""
+        if not self._backend.write_back or self._request.fua:
+            self._flush()
 
     def _flush(self) -> None:
         self._step()

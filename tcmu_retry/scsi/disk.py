@@ -37,9 +37,12 @@ class Disk:
         can_discard: bool,
         read_only: bool = False,
         rotation_rate: int = 1,
+        write_back: bool = False,
     ) -> None:
         """size: bytes, a multiple of block_size. rotation_rate: 1 non-rotating, 0 unknown, else turns per minute."""
-        self._unit = Unit(identity, block_size, _blocks(size, block_size), can_discard, rotation_rate, read_only)
+        self._unit = Unit(
+            identity, block_size, _blocks(size, block_size), can_discard, rotation_rate, read_only, write_back
+        )
 
     def handle(self, cdb: bytes, data_length: int, data_out: Callable[[], bytes]) -> Request | Reply:
         """What a command comes to. data_length: bytes of its buffers, 0 without; data_out gathers them, if needed."""

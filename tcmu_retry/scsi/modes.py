@@ -23,6 +23,9 @@ D_SENSE = 0x04
 SWP = 0x08
 
 
+WCE = 0x04  # of the caching page
+
+
 class _Control(enum.IntEnum):
     """PC of MODE SENSE."""
 
@@ -32,7 +35,8 @@ class _Control(enum.IntEnum):
     SAVED = 3
 
 
-# Whole pages with their headers. Error recovery: nothing is retried or reassigned below us. Caching: WCE 0, RCD 0.
+# Whole pages with their headers. Error recovery: nothing is retried or reassigned below us. Caching: RCD 0, WCE by
+# configuration.
 # Control: GLTSD; unrestricted reordering; TAS, as the kernel's emulate_tas defaults; no busy time-out.
 _DEFAULTS = {
     0x01: bytes((0x01, 0x0A)) + bytes(10),
@@ -46,12 +50,13 @@ _CHANGEABLE[0x0A] = bytes((0x0A, 0x0A, D_SENSE, 0, SWP)) + bytes(7)
 def _pages(unit: Unit, control: _Control) -> dict[int, bytes]:
     if control is _Control.CHANGEABLE:
         return _CHANGEABLE
+    defaults = {**_DEFAULTS, 0x08: bytes((0x08, 0x12, WCE)) + bytes(17)} if unit.write_back else _DEFAULTS
     if control is _Control.DEFAULT:
-        return _DEFAULTS
+        return defaults
     page = bytearray(_DEFAULTS[0x0A])
     page[2] |= D_SENSE if unit.descriptor_sense else 0
     page[4] |= SWP if unit.software_write_protect else 0
-    return {**_DEFAULTS, 0x0A: bytes(page)}
+    return {**defaults, 0x0A: bytes(page)}
 
 
 def mode_sense(unit: Unit, task: Task) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tcmu_retry.scsi.cdb import Task
+from tcmu_retry.scsi.request import Op, Request
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, NO_SENSE, NOT_READY_STOPPED, CheckCondition, Sense
 from tcmu_retry.scsi.unit import Unit
 
@@ -24,9 +25,10 @@ def request_sense(unit: Unit, task: Task) -> bytes:
     return data[: task.cdb[4]]
 
 
-def start_stop_unit(unit: Unit, task: Task) -> None:
-    """START STOP UNIT without power conditions; the cache is write-through, so that a stop has nothing to flush."""
+def start_stop_unit(unit: Unit, task: Task) -> Request | None:
+    """START STOP UNIT without power conditions; a stop writes back a volatile cache first (SBC-4 5.31)."""
     unit.stopped = not task.cdb[4] & 0x01
+    return Request(Op.FLUSH) if unit.stopped and unit.write_back else None
 
 
 def prevent_allow_medium_removal(unit: Unit, task: Task) -> None:

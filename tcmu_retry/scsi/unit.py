@@ -39,6 +39,7 @@ class Unit:
     can_discard: bool
     rotation_rate: int
     protected: bool  # read-only by configuration
+    write_back: bool  # WCE: GOOD for a write may mean a volatile cache
     descriptor_sense: bool = False
     software_write_protect: bool = False
     stopped: bool = False

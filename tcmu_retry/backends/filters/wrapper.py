@@ -29,6 +29,10 @@ class Wrapper:
     def can_discard(self) -> bool:
         return self._below.can_discard
 
+    @property
+    def write_back(self) -> bool:
+        return self._below.write_back
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._before(Direction.READ, offset, sum(map(len, buffers)))
         return self._below.read(offset, buffers)

@@ -670,8 +670,8 @@ def test_over_age_the_answer_is_busy() -> None:
         0    ran w1@0 EIO  -> outage_began write
         2    hold          -> held
         3    w2@5          ->
-        10   wake          -> shed write, 1=BUSY, gave_up write
-        13   wake          -> 2=BUSY
+        10   wake          -> shed write, 1=BUSY
+        13   wake          -> 2=BUSY, gave_up write
         """,
         budgets=Budgets(age=10.0),
     )

@@ -1,4 +1,4 @@
-"""What the other tests of this folder found: each fails for one defect, and says which promise it breaks."""
+"""Defects that the other tests of this folder found, one test for each, and the promise that it broke."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
         ("/srv/x;write.retry_timeuot=5s", ["write.retry_timeuot", "retry_timeout"]),
         ("/srv/x;retry_timeout=5x", ["5x", "500ms"]),
         ("/srv/x;bufered=true", ["bufered", "did you mean buffered"]),
-        ("/srv/x;cache=writeback", ["cache=writeback"]),
+        ("/srv/x;cache=writeback;buffered=true", ["buffered=true"]),
         ("/srv/x;health=bad", ["health=bad"]),
         ("/srv/x;max_held=0", ["max_held"]),
         ("/srv/x;error.errno=EWHAT", ["EWHAT"]),

@@ -29,6 +29,7 @@ class FakeBackend:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     block_size: int = BLOCK
     can_discard: bool = True
+    write_back: bool = False
     can_zero: bool = True
 
     @property

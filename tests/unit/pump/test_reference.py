@@ -75,6 +75,7 @@ class Storage:
 
     block_size = BLOCK
     can_discard = True
+    write_back = False
 
     def __init__(self) -> None:
         self.medium = bytearray(BLOCKS * BLOCK)

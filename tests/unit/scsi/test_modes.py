@@ -191,3 +191,11 @@ def test_empty_list_changes_nothing(lun) -> None:
 def test_vendor_format_and_saving_are_refused(lun) -> None:
     assert lun.refused("MODE SELECT (6)") == INVALID_FIELD_IN_CDB.at(1, 4)
     assert lun.refused("MODE SELECT (6)", flags=PF | 1).pointer == FieldPointer(1, 0)
+
+
+def test_a_write_back_disk_says_so_and_it_cannot_be_changed(make_lun) -> None:
+    """WCE is configuration: sd then sends SYNCHRONIZE CACHE; with it 0 it need not."""
+    lun = make_lun(write_back=True)
+    for control, wce in ((0x00, 0x04), (0x80, 0x04), (0x40, 0x00)):
+        page = lun.good("MODE SENSE (6)", put={2: control | 0x08, 4: 255}, length=255)
+        assert page[12 + 2] == wce, control

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tcmu_retry.scsi.request import Op, Request
 from tcmu_retry.scsi.sense import (
     CAPACITY_CHANGED,
     INVALID_FIELD_IN_CDB,
@@ -68,3 +69,9 @@ def test_default_self_test_succeeds_and_others_are_refused(lun) -> None:
     lun.good("SEND DIAGNOSTIC", flags=0x04)
     assert lun.refused("SEND DIAGNOSTIC", flags=0x20) == INVALID_FIELD_IN_CDB.at(1, 7)
     assert lun.refused("SEND DIAGNOSTIC", put={4: 8}, data=bytes(8)) == INVALID_FIELD_IN_CDB.at(4, 3)
+
+
+def test_a_stop_writes_back_a_volatile_cache(make_lun) -> None:
+    lun = make_lun(write_back=True)
+    assert lun.request("START STOP UNIT") == Request(Op.FLUSH)
+    assert not lun.disk.plain

@@ -1,0 +1,216 @@
+"""Write-back, kept true: what was acknowledged since the last good flush can be written again.
+
+Theory of operation
+-------------------
+A flush that failed may have dropped what it was to make durable, and storage that comes back after an outage may have
+lost its cache. In neither case does flushing again bring the data back, and GOOD would be a lie. So every change is
+remembered, data and all, in the order in which the storage took them, until a flush that was submitted after it has
+succeeded. As NFS clients do with unstable writes, the changes are made again before a flush that follows any error, and
+before a newly opened backend is used.
+
+Changes that overlap are made one after the other, or nobody would know in which order to make them again. Making them
+again shuts everything else out: until the newest is in place, old data stands where it must not be read.
+
+The log is bounded; a write that finds it full flushes first, and fails if that fails (and is retried by policy). It
+lives in memory: what the host's own death loses, a disk's power failure would have lost too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.scsi.request import Extent
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One change. data None: the range was zeroed or deallocated, and `again` does that."""
+
+    extent: Extent
+    data: bytes | None
+    again: Callable[[Backend], None]
+    number: int
+
+    @property
+    def weight(self) -> int:
+        return len(self.data or b"") + 128
+
+
+class ReplayLog:
+    """The changes of one LUN since the last good flush; it outlives the backends that it is laid over."""
+
+    def __init__(self, limit: int) -> None:
+        """limit: bytes of memory."""
+        self._limit = limit
+        self._changes: dict[tuple[int, int], _Change] = {}  # by range, oldest first
+        self._weight = 0
+        self._number = 0
+        self._busy: list[Extent] = []  # ranges that are being changed
+        self._users = 0
+        self._alone = False
+        self._doubt = False  # an error since the last good flush: what the storage has is not known
+        self._free = threading.Condition()
+        self._flushing = threading.Lock()
+
+    def over(self, backend: Backend) -> Backend:
+        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError."""
+        logged = _Logged(self, backend)
+        self._doubt = True
+        self.make_again(backend)
+        return logged
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    @property
+    def weight(self) -> int:
+        """Bytes of memory."""
+        return self._weight
+
+    # ---- for the backend laid over
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """I/O that may run beside other I/O."""
+        with self._free:
+            self._free.wait_for(lambda: not self._alone)
+            self._users += 1
+        try:
+            yield
+        except OSError as error:
+            self._doubt = self._doubt or error.errno != errno.EOPNOTSUPP
+            raise
+        finally:
+            with self._free:
+                self._users -= 1
+                self._free.notify_all()
+
+    @contextlib.contextmanager
+    def changing(self, extent: Extent) -> Iterator[None]:
+        """A change, alone in its range."""
+        with self._free:
+            self._free.wait_for(lambda: not self._alone and not any(map(extent.overlaps, self._busy)))
+            self._busy.append(extent)
+        try:
+            with self.shared():
+                yield
+        finally:
+            with self._free:
+                self._busy.remove(extent)
+                self._free.notify_all()
+
+    def note(self, extent: Extent, data: bytes | None, again: Callable[[Backend], None]) -> None:
+        """The storage took a change; within `changing`."""
+        with self._free:
+            self._number += 1
+            self._forget((extent.offset, extent.length))
+            change = _Change(extent, data, again, self._number)
+            self._changes[extent.offset, extent.length] = change
+            self._weight += change.weight
+
+    def flush(self, backend: Backend) -> None:
+        """Flush, after making the changes again where there was an error since the last good flush. Raises OSError."""
+        with self._flushing:
+            if self._doubt:
+                self.make_again(backend)
+            with self._free:
+                upto = self._number
+            with self.shared():
+                backend.flush()
+            with self._free:
+                for key in [key for key, change in self._changes.items() if change.number <= upto]:
+                    self._forget(key)
+
+    def make_room(self, backend: Backend) -> None:
+        """Flush if the log is full. Raises OSError."""
+        if self._weight > self._limit:
+            self.flush(backend)
+
+    def make_again(self, backend: Backend) -> None:
+        """All changes in their order, with everything else shut out. Raises OSError."""
+        with self._free:
+            self._free.wait_for(lambda: not self._alone)
+            self._alone = True
+            self._free.wait_for(lambda: not self._users)
+            changes = list(self._changes.values())
+        try:
+            for change in changes:
+                change.again(backend)
+            self._doubt = False
+        finally:
+            with self._free:
+                self._alone = False
+                self._free.notify_all()
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        change = self._changes.pop(key, None)
+        if change is not None:
+            self._weight -= change.weight
+
+
+class _Logged:
+    """A backend whose changes are logged; see `backends.base.Backend`."""
+
+    write_back = True
+
+    def __init__(self, log: ReplayLog, below: Backend) -> None:
+        self._log = log
+        self._below = below
+
+    @property
+    def identity(self) -> Identity:
+        return self._below.identity
+
+    @property
+    def block_size(self) -> int:
+        return self._below.block_size
+
+    @property
+    def can_discard(self) -> bool:
+        return self._below.can_discard
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        with self._log.shared():
+            return self._below.read(offset, buffers)
+
+    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+        self._log.make_room(self._below)
+        with self._log.changing(Extent(offset, sum(map(len, buffers)))):
+            moved = self._below.write(offset, buffers, durable)
+            data = b"".join(buffers)[:moved]
+            self._log.note(Extent(offset, moved), data, lambda backend: _write_all(backend, offset, data))
+        return moved
+
+    def flush(self) -> None:
+        self._log.flush(self._below)
+
+    def discard(self, offset: int, length: int) -> None:
+        self._change(Extent(offset, length), lambda backend: backend.discard(offset, length))
+
+    def zero(self, offset: int, length: int, discard: bool) -> None:
+        self._change(Extent(offset, length), lambda backend: backend.zero(offset, length, discard))
+
+    def close(self) -> None:
+        self._below.close()
+
+    def _change(self, extent: Extent, again: Callable[[Backend], None]) -> None:
+        self._log.make_room(self._below)
+        with self._log.changing(extent):
+            again(self._below)
+            self._log.note(extent, None, again)
+
+
+def _write_all(backend: Backend, offset: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        moved = backend.write(offset, [view], durable=False)
+        moved -= moved % backend.block_size
+        if moved <= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        offset, view = offset + moved, view[moved:]

@@ -1,0 +1,209 @@
+"""Write-back over storage that loses its cache: after a good flush nothing acknowledged before it is missing."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.replay import ReplayLog
+
+SIZE = 16 * 512
+
+
+@dataclass
+class Volatile:
+    """Storage with a cache that a restart throws away, and whose calls fail when told to."""
+
+    medium: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    cache: bytearray = field(default_factory=lambda: bytearray(SIZE))
+    failing: int = 0  # so many calls from now on fail; each loses the cache, as a restart behind our back does
+    can_discard: bool = True
+    write_back: bool = False
+    identity: Identity = field(default_factory=lambda: Identity("file", SIZE, ""))
+    block_size: int = 512
+    calls: list[str] = field(default_factory=list)
+
+    def restart(self) -> None:
+        self.cache[:] = self.medium
+
+    def _may_fail(self, call: str) -> None:
+        self.calls.append(call)
+        if self.failing:
+            self.failing -= 1
+            self.restart()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        self._may_fail("read")
+        [buffer] = buffers
+        buffer[:] = self.cache[offset : offset + len(buffer)]
+        return len(buffer)
+
+    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+        self._may_fail("write")
+        data = b"".join(buffers)
+        self.cache[offset : offset + len(data)] = data
+        if durable:
+            self.medium[offset : offset + len(data)] = data
+        return len(data)
+
+    def flush(self) -> None:
+        self._may_fail("flush")
+        self.medium[:] = self.cache
+
+    def discard(self, offset: int, length: int) -> None:
+        self.zero(offset, length, True)
+
+    def zero(self, offset: int, length: int, discard: bool) -> None:
+        self._may_fail("zero")
+        self.cache[offset : offset + length] = bytes(length)
+
+    def close(self) -> None:
+        pass
+
+
+def block(number: int) -> bytes:
+    return bytes([number % 255 + 1]) * 512
+
+
+def write(backend: Backend, place: int, number: int) -> None:
+    backend.write(place * 512, [memoryview(block(number))], durable=False)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("write"), st.integers(0, 12), st.integers(1, 4)),
+    st.tuples(st.just("zero"), st.integers(0, 12), st.integers(1, 4)),
+    st.tuples(st.just("flush"), st.just(0), st.just(0)),
+    st.tuples(st.just("fail"), st.integers(1, 3), st.just(0)),
+    st.tuples(st.just("reopen"), st.just(0), st.just(0)),
+)
+
+
+def survives(steps: Sequence[tuple[str, int, int]], logged: bool) -> bool:
+    """Whether at every good flush the medium has all that was acknowledged before it."""
+    storage = Volatile()
+    log = ReplayLog(1 << 20)
+    backend: Backend = log.over(storage) if logged else storage
+    wanted = bytearray(SIZE)
+    for number, (what, place, count) in enumerate(steps):
+        offset, data = place * 512, block(number) * count
+        try:
+            match what:
+                case "write":
+                    backend.write(offset, [memoryview(data)], durable=False)
+                    wanted[offset : offset + len(data)] = data
+                case "zero":
+                    backend.zero(offset, len(data), False)
+                    wanted[offset : offset + len(data)] = bytes(len(data))
+                case "flush":
+                    backend.flush()
+                    if storage.medium != wanted:
+                        return False
+                case "fail":
+                    storage.failing = place
+                case "reopen":
+                    storage.restart()
+                    storage.failing = 0
+                    backend = log.over(storage) if logged else storage
+        except OSError:
+            continue  # not acknowledged: a retry of it comes as a step of its own, or not at all
+    return True
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(STEP, max_size=30))
+def test_what_was_acknowledged_before_a_good_flush_is_on_the_medium(steps: list[tuple[str, int, int]]) -> None:
+    assert survives(steps, logged=True)
+
+
+def test_without_the_log_the_same_loses_data() -> None:
+    """The control: a failed flush that is simply repeated says GOOD for data that is gone."""
+    steps = [("write", 0, 1), ("fail", 1, 0), ("flush", 0, 0), ("flush", 0, 0)]
+    assert not survives(steps, logged=False)
+    assert survives(steps, logged=True)
+
+
+def test_a_flush_without_an_error_before_it_writes_nothing_again() -> None:
+    storage = Volatile()
+    backend = ReplayLog(1 << 20).over(storage)
+    for number in range(5):
+        write(backend, number, number)
+    backend.flush()
+    backend.flush()
+    assert storage.calls == ["write"] * 5 + ["flush"] * 2
+
+
+def test_a_good_flush_empties_the_log_and_a_rewritten_block_is_kept_once() -> None:
+    storage = Volatile()
+    log = ReplayLog(1 << 20)
+    backend = log.over(storage)
+    for number in range(100):
+        write(backend, 3, number)
+    assert len(log) == 1
+    assert log.weight < 2 * 512
+    backend.flush()
+    assert len(log) == 0
+    assert log.weight == 0
+
+
+def test_a_full_log_flushes_before_it_takes_more() -> None:
+    storage = Volatile()
+    log = ReplayLog(4 * 512)
+    backend = log.over(storage)
+    for number in range(16):
+        write(backend, number, number)
+        assert log.weight <= 4 * 512 + 512 + 2 * 128
+    assert "flush" in storage.calls
+    storage.calls.clear()
+    storage.failing = 99
+    with pytest.raises(OSError, match="Input/output"):
+        for number in range(16):
+            write(backend, number, number)
+
+
+def test_a_reopened_backend_gets_everything_before_it_is_used() -> None:
+    storage = Volatile()
+    log = ReplayLog(1 << 20)
+    write(log.over(storage), 1, 1)
+    write(log.over(storage), 2, 2)
+    storage.restart()
+    storage.failing = 1
+    with pytest.raises(OSError, match="Input/output"):
+        log.over(storage)
+    log.over(storage)
+    assert storage.cache[512:1536] == block(1) + block(2)
+
+
+def test_overlapping_changes_are_made_one_after_the_other() -> None:
+    """A write that overlaps a running one waits for it; one beside it does not."""
+    running, go_on = threading.Event(), threading.Event()
+
+    class Slow(Volatile):
+        def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+            if not running.is_set():
+                running.set()
+                assert go_on.wait(10)
+            return super().write(offset, buffers, durable)
+
+    storage = Slow()
+    backend = ReplayLog(1 << 20).over(storage)
+    first = threading.Thread(target=write, args=(backend, 1, 1))
+    first.start()
+    assert running.wait(10)
+    write(backend, 5, 5)
+    second = threading.Thread(target=write, args=(backend, 1, 2))
+    second.start()
+    second.join(0.05)
+    assert second.is_alive()
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert storage.cache[512:1024] == block(2)
