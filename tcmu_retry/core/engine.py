@@ -19,16 +19,11 @@ from collections.abc import Callable, Sequence
 
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Emit, Token, Verdict
-from tcmu_retry.core.errors import ErrorClass
 from tcmu_retry.core.hold import Entry, Stage
 from tcmu_retry.core.keeper import Keeper
 from tcmu_retry.core.outage import Outage, State, Trigger
 from tcmu_retry.core.policy import Budgets, Policy
 from tcmu_retry.scsi.request import Direction, Request
-
-ABORT_GRACE = 0.5  # s an aborted command's I/O gets to return before it is answered over its head (KEEP_BUF)
-LOSING = (ErrorClass.TRANSPORT, ErrorClass.GONE)
-LOCAL = (ErrorClass.RESOURCE, ErrorClass.MEDIUM, ErrorClass.PERMANENT, ErrorClass.RESERVATION)
 
 
 class Engine:
@@ -110,11 +105,10 @@ class Engine:
             self._keeper.say(Complete(token, Verdict.BUSY))
             return self._keeper.turn(now)
         self._keeper.commands.add(entry, ordered=True)
-        outage = self._keeper.outages[entry.direction]
         refusal = self._keeper.refusal(entry.direction)
         if refusal is not None:
             self._keeper.finish(entry, refusal)
-        elif entry.blockers or not self._keeper.may_try(entry.direction) or outage.state is State.DOWN:
+        elif entry.blockers or not self._keeper.may_try(entry.direction) or self._keeper.parks(entry.direction):
             self._keeper.park(entry, now)
         else:
             self._keeper.let_out(entry)
@@ -288,5 +282,6 @@ class Engine:
                     soonest = now + self._keeper.settings(entry).delay(entry.attempts, self._keeper.random())
                     entry.due = min(entry.due, soonest)
             self._keeper.rebuild(side)
+            self._keeper.end_unwanted(side, now)
         self._keeper.say(Emit(events.POLICY_CHANGED))
         return self._keeper.turn(now)

@@ -70,6 +70,11 @@ class Entry:
         return self.request.op not in (Op.READ, Op.VERIFY, Op.FLUSH)
 
     @property
+    def weight(self) -> int:
+        """Bytes that are kept for it while it is held: UNMAP and WRITE SAME name far more than they carry."""
+        return 0 if self.request.op in (Op.UNMAP, Op.WRITE_SAME) else self.request.length
+
+    @property
     def place(self) -> int:
         """Its first byte; -1 for a flush."""
         return self.request.extents[0].offset if self.request.extents else -1
@@ -134,7 +139,7 @@ class Commands:
     def _count(self, entry: Entry, sign: int) -> None:
         if entry.stage is Stage.HELD:
             self.held += sign
-            self.held_bytes += sign * entry.request.length
+            self.held_bytes += sign * entry.weight
         elif entry.stage is Stage.FENCE or entry.request.op is Op.COMPARE_AND_WRITE:
             self.closing += sign
 

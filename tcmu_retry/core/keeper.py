@@ -218,7 +218,7 @@ class Keeper:
     def hold(self, entry: Entry, now: float) -> bool:
         """False: over budget, and answered BUSY."""
         commands = self.commands
-        if commands.held >= self.budgets.held or commands.held_bytes + entry.request.length > self.budgets.held_bytes:
+        if commands.held >= self.budgets.held or commands.held_bytes + entry.weight > self.budgets.held_bytes:
             self.shed(entry)
             return False
         commands.stage(entry, Stage.HELD)
@@ -311,6 +311,22 @@ class Keeper:
         self.open_gate()
         return self.take()
 
+    def parks(self, side: Direction) -> bool:
+        """Whether new commands wait untried: while it is down, unless nobody wants them held."""
+        return self.outages[side].state is State.DOWN and self.policy.of(side).retry
+
+    def end_unwanted(self, side: Direction, now: float) -> None:
+        """After a change of policy: what is not to be retried any more gets its fallback, or its one try."""
+        for entry in self.commands:
+            if entry.direction is side and entry.stage is Stage.HELD and self.may_try(side):
+                settings = self.settings(entry)
+                if settings.retry:
+                    continue
+                if entry.attempts:
+                    self.fall_back(entry, settings, now)
+                elif not entry.blockers:
+                    self.let_out(entry)
+
     def too_old(self) -> float | None:
         """When the oldest held command exceeds the budget of age."""
         age = self.budgets.age
@@ -360,7 +376,9 @@ class Keeper:
         if self.needs_reopen:
             if not self.reopening and now >= outage.next_probe and not outage.out:
                 self.reopening = True
-                outage.probing(self.policy.of(side), self.random, now)
+                for each, other in self.outages.items():  # one reopen serves both
+                    if other.state in (State.DOWN, State.FAILED):
+                        other.probing(self.policy.of(each), self.random, now)
                 self.say(Reopen())
             return
         room = outage.room(now)

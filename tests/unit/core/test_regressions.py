@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from tcmu_retry.core.actions import Complete, Dispatch, Gate
+from tcmu_retry.core.actions import Complete, Dispatch, Gate, Reopen
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.outage import State
 from tcmu_retry.core.policy import DEFAULT, Budgets, PolicyError, change, flatten
@@ -148,3 +148,46 @@ def test_no_accepted_backoff_breaks_the_engine() -> None:
     """Whatever factor is accepted, the wait after any number of attempts is a number."""
     settings = change(DEFAULT, {"retry_backoff": "100000"}).write
     assert settings.delay(1000, 0.5) == settings.retry_max_interval
+
+
+def test_retry_switched_off_ends_what_is_held() -> None:
+    """The policy holds for held commands too: at once, not one by one with the probes.
+
+    t=0    write 1 fails with ENOLINK: down       t=0.5  write 2 comes and is parked
+    t=1    retry=false: 1 is answered, 2 gets its one try; 3, which comes later, is tried too
+    """
+    lun = engine()
+    lun.gate_closed([], 0.0)
+    lun.finished(1, write(), errno.ENOLINK, 0.0)
+    lun.arrived(2, write(8192), 0.5)
+    actions = lun.set_policy(change(DEFAULT, {"retry": "false"}), 0.9)
+    assert [action.token for action in actions if isinstance(action, Complete)] == [1]
+    assert Dispatch(2) in actions
+    assert Dispatch(3) in lun.arrived(3, write(16384), 0.95)
+
+
+def test_one_reopen_serves_both_directions() -> None:
+    """t=0 the file is gone, both are down; each reopen that fails moves the next of both."""
+    lun = engine()
+    lun.gate_closed([], 0.0)
+    lun.finished(1, write(), errno.ENODEV, 0.0)
+    lun.finished(2, read(8192), errno.ENODEV, 0.0)
+    times = []
+    now = 0.0
+    while len(times) < 4:
+        due = lun.deadline()
+        assert due is not None
+        now = due
+        if Reopen() in lun.tick(now):
+            times.append(now)
+            lun.reopened(errno.ENOENT, now)
+    assert all(later - earlier > 0.5 for earlier, later in zip(times, times[1:], strict=False)), times
+
+
+def test_a_held_unmap_takes_nothing_of_the_budget_of_bytes() -> None:
+    """fstrim in an outage: one UNMAP names as many bytes as all held commands may carry."""
+    lun = Engine(DEFAULT, Budgets(held_bytes=8192), half)
+    lun.gate_closed([], 0.0)
+    huge = Request(Op.UNMAP, (Extent(0, 512 << 20),))
+    assert not [action for action in lun.finished(1, huge, errno.EIO, 0.0) if isinstance(action, Complete)]
+    assert lun.held_count == 1
