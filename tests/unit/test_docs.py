@@ -35,3 +35,14 @@ def test_every_event_is_explained_in_full_sentences() -> None:
     for code, meaning in MEANINGS.items():
         assert re.fullmatch(r"TR-\d{3}", code)
         assert meaning.explain.endswith(".")
+
+
+def test_every_test_that_the_compatibility_table_names_exists() -> None:
+    text = (ROOT / "docs/qemu-retry.md").read_text()
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(?:[\w/]+\.py::)?(test_\w+)`", text))
+    assert len(named) > 10
+    for name in named:
+        assert f"def {name}(" in tests, name
+    for path in re.findall(r"`(\w+/test_\w+\.py)[`:]", text):
+        assert list((ROOT / "tests").rglob(path)), path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import pairwise
 
 import pytest
 
@@ -181,7 +182,7 @@ def test_one_reopen_serves_both_directions() -> None:
         if Reopen() in lun.tick(now):
             times.append(now)
             lun.reopened(errno.ENOENT, now)
-    assert all(later - earlier > 0.5 for earlier, later in zip(times, times[1:], strict=False)), times
+    assert all(later - earlier > 0.5 for earlier, later in pairwise(times)), times
 
 
 def test_a_held_unmap_takes_nothing_of_the_budget_of_bytes() -> None:
