@@ -9,9 +9,12 @@ pkill -x systemd-udevd
 rm -rf /run/udev
 mkdir -p /run/home /run/lock /run/dbus /var/target /etc/target /var/lib/dbus /var/lib/iscsi
 modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp sd_mod sg loop \
-    ext4 tcp_diag inet_diag
+    virtio_net virtio_scsi ext4 tcp_diag inet_diag
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config
 ip link set lo up
+for nic in /sys/class/net/e*; do
+    [ -e "$nic" ] && ip address add 10.0.2.15/24 dev "$(basename "$nic")" && ip link set "$(basename "$nic")" up
+done
 hostname guest
 dmesg -n 1
 [ $# -gt 0 ] || exit 0

@@ -12,7 +12,7 @@ from tests.vm.lab import Lab
 
 @pytest.fixture(scope="session")
 def running_lab() -> Iterator[Lab]:
-    guest = Guest()
+    guest = Guest(forward=3260)
     try:
         lab = Lab(guest)
         lab.up()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,11 @@ def kernel() -> Path:
 class Guest:
     """A booted guest. `shared` is one directory of the host, writable under the same path in the guest."""
 
-    def __init__(self, name: str = "guest", memory: str = "3G", disks: int = 2, shared: Path | None = None) -> None:
+    def __init__(
+        self, name: str = "guest", memory: str = "3G", disks: int = 2, shared: Path | None = None,
+        forward: int = 0, options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """disks: scratch disks, /dev/vda … forward: a port of the guest that `forwarded` of loopback leads to."""
         self.shared = shared or BUILD / "run" / f"{name}-{os.getpid()}"
         if shared is None:
             shutil.rmtree(self.shared, ignore_errors=True)
@@ -66,7 +71,9 @@ class Guest:
         path.unlink(missing_ok=True)
         listener.bind(str(path))
         listener.listen(1)
+        self.forwarded = 0
         options = [
+            *options,
             "-device virtio-serial-pci",
             f"-chardev socket,id=agent,path={path}",
             "-device virtserialport,chardev=agent,name=agent",
@@ -77,6 +84,10 @@ class Guest:
                 file.truncate(DISK_BYTES)
             options.append(f"-drive file={disk},if=none,id=scratch{index},format=raw,cache=unsafe")
             options.append(f"-device virtio-blk-pci,drive=scratch{index},serial=scratch{index}")
+        if forward:
+            self.forwarded = free_port()
+            options.append(f"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:{self.forwarded}-:{forward}")
+            options.append("-device virtio-net-pci,netdev=net0")
         command = [
             *boot_command(memory), "--rwdir", str(self.shared),
             *(f"--qemu-opts={option}" for option in options),
@@ -158,6 +169,13 @@ class Guest:
             for line in lines:
                 reply = json.loads(line)
                 self._waiting.pop(reply["id"]).put(reply)
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def kvm_works() -> bool:
