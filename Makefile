@@ -4,10 +4,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs xfsprogs btrfs-progs dbus \
 	python3 python3-venv multipath-tools iproute2 procps util-linux
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test unit dbus vm lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus vm lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,6 +26,11 @@ dbus: .venv/made build/packages ## daemon, D-Bus and CLI on a private bus, kerne
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
+
+soak: vm-kernel ## what takes longer than a test may, in parts that are run once; writes docs/reliability.md
+	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
+	$(BIN)/python -m tests.soak.parts $(PARTS)
 
 lint: .venv/made ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ _REQUEST = {
     "portals": "list of texts",
     "initiators": "list of texts",
     "any-initiator": "switch",
+    "wwn": "text",
 }
 
 

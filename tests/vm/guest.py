@@ -126,6 +126,11 @@ class Guest:
             raise GuestError(str(result))
         return result
 
+    def look(self, command: str) -> str:
+        """What a command prints, stripped; "" if it fails."""
+        result = self.run(command, check=False)
+        return "" if result.code else result.out.strip()
+
     def warm(self, socket_path: str, arguments: list[str], timeout: float = 60) -> Result:
         """One call of the command line by `warm.py`."""
         reply = self._ask({"warm": socket_path, "arguments": arguments, "timeout": timeout}, timeout + 30)
