@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/vm"
-BOOT_SECONDS = 120
+BOOT_SECONDS = 300
 DISK_BYTES = 1 << 30
 
 

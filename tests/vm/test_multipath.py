@@ -12,9 +12,18 @@ from tests.vm.lab import Lab, Lun, Storage, eventually
 from tests.vm.writing import Writer, uptime, writers
 
 CONFIGURATION = """
-defaults { find_multipaths no  polling_interval 1  max_polling_interval 1  path_checker tur
-           path_grouping_policy failover  failback manual  no_path_retry 60 }
-blacklist { devnode "^(vd|dm-|loop|sr)" }
+defaults {
+    find_multipaths no
+    polling_interval 1
+    max_polling_interval 1
+    path_checker tur
+    path_grouping_policy failover
+    failback manual
+    no_path_retry 60
+}
+blacklist {
+    devnode "^(vd|dm-|loop|sr)"
+}
 """
 
 
