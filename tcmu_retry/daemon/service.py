@@ -24,6 +24,7 @@ from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResu
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun
 from tcmu_retry.daemon.export import SUBTYPE
+from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.uevents import Uevents
@@ -44,8 +45,9 @@ class Service:
 
     version = __version__
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, keep: Keep) -> None:
         self._source = source
+        self._keep = keep
         self._devices: dict[str, Device] = {}  # by uio name
         self._places: dict[str, Path] = {}  # configfs directory, by uio name
         self._attaching: set[str] = set()
@@ -196,7 +198,14 @@ class Service:
     async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
         device = Device(
-            lun, config, partial(_disk, lun, config), partial(_open, config), self._notice, partial(self._tell, 0)
+            lun,
+            config,
+            partial(_disk, lun, config),
+            partial(_open, config),
+            self._notice,
+            partial(self._tell, 0),
+            await offload(self._keep.load, lun.name, config.path),
+            partial(self._keep.save, lun.name, config.path),
         )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
@@ -254,6 +263,7 @@ class Service:
         if device is not None:
             await device.withdraw()
         await offload(export.unexport, name)
+        await offload(self._keep.forget, name)
 
     def check_config(self, config: str) -> str:
         try:
