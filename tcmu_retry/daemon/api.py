@@ -186,6 +186,9 @@ class ServiceApi(Protocol):
     def check_config(self, config: str) -> str:
         """What is wrong with a configuration string, in a sentence; "" where it is good."""
 
+    async def check_new(self, config: str) -> str:
+        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""
+
     def watch(
         self,
         changed: Callable[[DeviceApi], None],
