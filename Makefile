@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv multipath-tools iproute2 procps util-linux
+	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux
 
 .PHONY: help demo test unit dbus vm lint vm-shell vm-kernel clean
 

@@ -11,10 +11,12 @@ import sys
 from pathlib import Path
 
 from tcmu_retry import __version__
-from tcmu_retry.daemon import journal
+from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
 from tcmu_retry.daemon.service import Service
-from tcmu_retry.dbus.service import BusError, serve
+from tcmu_retry.dbus.bridge import Bridge
+from tcmu_retry.dbus.presence import BusError
+from tcmu_retry.dbus.service import serve
 
 log = logging.getLogger("tcmu_retry")
 
@@ -49,6 +51,8 @@ async def _serve(source: Source, history: Path, bus: str | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     service = Service(source, history)
+    if problem := rival.find():
+        log.error("%s", problem)
     try:
         running = await serve(service, address=bus)
     except BusError as error:
@@ -60,10 +64,13 @@ async def _serve(source: Source, history: Path, bus: str | None) -> int:
         log.error("the kernel offers no TCMU (%s); `modprobe target_core_user` as root, then start again", error)
         await running.close()
         return FAILURE
+    bridge = Bridge(service, bus)
+    await bridge.start()
     log.info("tcmu-retryd %s serves user:retry", __version__)
     await stop.wait()
     log.info("stopping: held commands are answered BUSY")
     await service.stop()
+    await bridge.close()
     await running.close()
     return OK
 

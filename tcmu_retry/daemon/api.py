@@ -200,6 +200,9 @@ class ServiceApi(Protocol):
     async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
         """The last samples of a LUN, oldest first; since 0: those of its last stretch."""
 
+    async def check_new(self, config: str) -> str:
+        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""
+
     def watch(
         self,
         changed: Callable[[DeviceApi], None],

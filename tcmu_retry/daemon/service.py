@@ -20,7 +20,7 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, journal
+from tcmu_retry.daemon import export, journal, rival
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun
@@ -40,6 +40,7 @@ from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
 log = logging.getLogger(__name__)
 
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
+CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
 LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
 
 
@@ -253,7 +254,7 @@ class Service:
         raise ApiError("NotFound", f"there is no LUN {name}" + (f"; did you mean {hint}?" if hint else ""))
 
     async def export(self, request: ExportRequest) -> ExportResult:
-        problem = self.check_config(request.config)
+        problem = rival.find() or self.check_config(request.config)
         if problem:
             raise ApiError("InvalidArgument", problem)
         return await offload(export.export, request, partial(_size, self._source.device(request.config)))
@@ -277,6 +278,21 @@ class Service:
 
     async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
         return await self._history.samples(device, since, limit)
+
+    async def check_new(self, config: str) -> str:
+        if problem := rival.find() or self.check_config(config):
+            return problem
+        device = self._source.device(config)
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                await offload(_size, device)
+        except TimeoutError:
+            return (
+                f"{device.path} did not let itself be opened within {CHECK_SECONDS:g} s; bring its storage back first"
+            )
+        except BackendError as error:
+            return str(error)
+        return ""
 
     def watch(
         self,

@@ -25,6 +25,7 @@ from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.device import Lun
 from tcmu_retry.daemon.service import Service
+from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
@@ -100,6 +101,7 @@ def initiator(service: SimulatedService) -> None:
 async def main() -> None:
     service = SimulatedService(Source(Path(sys.argv[2])))
     await serve(service, address=sys.argv[1])
+    await Bridge(service, sys.argv[1]).start()
     threading.Thread(target=partial(initiator, service), daemon=True).start()
     await asyncio.Event().wait()
 
