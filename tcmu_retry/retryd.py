@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tcmu_retry import __version__
-from tcmu_retry.daemon import rival
+from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
 from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.service import Service
@@ -33,21 +33,13 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.INFO,
-        format="%(levelname)s %(message)s"
-        if "JOURNAL_STREAM" in os.environ
-        else "%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("pyroute2", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.INFO)
+    journal.configure(arguments.debug)
     try:
         source = Source(arguments.config)
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    service = Service(source, Keep(arguments.state / "policy"))
+    service = Service(source, Keep(arguments.state / "policy"), arguments.state / "history.db")
     status = asyncio.run(_serve(service, arguments.bus))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
