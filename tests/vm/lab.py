@@ -216,13 +216,13 @@ class Lab:
     def up(self) -> None:
         guest = self.guest
         guest.run(
-            f"cp {ROOT}/packaging/dbus/org.tcmu.Retry1.conf /etc/dbus-1/system.d/; dbus-daemon --system --fork; iscsid;"
+            f"cp {ROOT}/packaging/dbus/*.conf /etc/dbus-1/system.d/; dbus-daemon --system --fork; iscsid;"
             " sed -i -e 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replacement_timeout = 120/'"
             " /etc/iscsi/iscsid.conf"
         )
         guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
         self.start_daemon()
-        guest.run(f"for i in $(seq 300); do [ -e {WARM}.ready ] && exit; sleep 0.1; done; exit 1")
+        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=180)
         eventually(lambda: not self.call("device", "list").code, 90, "tcmu-retryd on the bus")
 
     @property
