@@ -4,18 +4,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
-<<<<<<< HEAD
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs xfsprogs btrfs-progs dbus \
-	python3 python3-venv multipath-tools iproute2 procps util-linux
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test soak unit dbus vm lint vm-shell vm-kernel clean
-=======
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
-
-.PHONY: help demo test unit dbus dbus-next fuzz vm lint vm-shell vm-kernel clean
->>>>>>> main
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
