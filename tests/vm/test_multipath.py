@@ -61,45 +61,50 @@ def map_of(lab: Lab, lun: Lun) -> str:
     return f"/dev/mapper/{eventually(look, 60, f'a multipath map over {lun.disk}')}"
 
 
+def writes(lab: Lab, lun: Lun) -> int:
+    """Requests that its disk has done."""
+    return int(lab.guest.run(f"cat /sys/block/{lun.disk.removeprefix('/dev/')}/stat").out.split()[4])
+
+
 def path_states(lab: Lab) -> dict[str, str]:
-    """Node -> the kernel's state of the path and the checker's."""
+    """LUN -> the kernel's state of the path and the checker's."""
     shown = lab.guest.run("multipathd show paths raw format '%d %t %T'").out
-    return {line.split()[0]: line.partition(" ")[2].strip() for line in shown.splitlines() if line.strip()}
+    states = {line.split()[0]: line.partition(" ")[2].strip() for line in shown.splitlines() if line.strip()}
+    return {lun.name: states.get(lun.disk.removeprefix("/dev/"), "unknown") for lun in lab.luns}
 
 
 def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: Lab) -> None:
-    """Two maps. 0 s  writers run    the storage behind the first path of both fails
+    """Two maps. 0 s  writers run    the storage behind the path in use of both fails
     over:  retry=false, health=down: in 20 s the writer is on the other path    storage back: the path is taken again
     stay:  held, health=transitioning: for 20 s the path counts as it did    storage back: the writer goes on there
     """
     lab = multipath
-    over, other = pair(lab, "over", "retry=false;health=down")
-    stay, idle = pair(lab, "stay", "health=transitioning")
-    made = [Writer(lab.guest, "over", map_of(lab, over)), Writer(lab.guest, "stay", map_of(lab, stay))]
-    node = {lun.name: lun.disk.removeprefix("/dev/") for lun in (over, other, stay, idle)}
-    eventually(lambda: len(path_states(lab)) == 4, 30, "four paths")
+    pairs = [pair(lab, "over", "retry=false;health=down"), pair(lab, "stay", "health=transitioning")]
+    made = [Writer(lab.guest, luns[0].name[:4], map_of(lab, luns[0])) for luns in pairs]
+    eventually(lambda: set(path_states(lab).values()) == {"active ready"}, 60, "four paths")
     with writers(*made):
         for writer in made:
             writer.begin("mkfs.ext4 -q", 300)
         for writer in made:
             eventually(writer.started, 60, f"the {writer.name} writer")
+        (over, other), (stay, _) = (sorted(luns, key=lambda lun: -writes(lab, lun)) for luns in pairs)
         for lun in (over, stay):
             lun.storage.fail()
         cut = uptime(lab.guest)
         made[0].wait_wrote_after(cut + 1, 20)
         time.sleep(max(0.0, cut + 20 - uptime(lab.guest)))
         states = path_states(lab)
-        assert states[node["over-a"]].startswith("failed"), states
-        assert states[node["over-b"]].startswith("active"), states
-        assert states[node["stay-a"]] == "active i/o pending", states
+        assert states[over.name].startswith("failed"), states
+        assert states[other.name].startswith("active"), states
+        assert states[stay.name] == "active i/o pending", states
         assert stay.status()["held"]
         assert not made[1].wrote_after(cut + 1)
         for lun in (over, stay):
             lun.storage.back()
         back = uptime(lab.guest)
         made[1].wait_wrote_after(back + 1, 40)
-        eventually(lambda: path_states(lab)[node["over-a"]].startswith("active"), 30, "the path is taken again")
-        assert path_states(lab)[node["stay-a"]].startswith("active")
+        eventually(lambda: path_states(lab)[over.name].startswith("active"), 30, "the path is taken again")
+        assert path_states(lab)[stay.name].startswith("active")
         for writer in made:
             assert writer.errors == []
             assert writer.missing() == []
