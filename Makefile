@@ -8,7 +8,7 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test soak unit dbus dbus-next fuzz vm lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ soak: vm-kernel ## what takes longer than a test may, in parts that are run once
 	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
 	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
 	$(BIN)/python -m tests.soak.parts $(PARTS)
+
+conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
+	$(BIN)/python -m tests.conformance
 
 lint: .venv/made ## ruff and mypy
 	$(BIN)/ruff check .
