@@ -24,7 +24,7 @@ def tune(lab: Lab, lun: Lun) -> None:
 def test_an_outage_of_480_s_unmodified_900_s_tuned_and_the_limit(lab: Lab, record: Record) -> None:
     """ext4 and a fsync writer: 480 s unmodified, 900 s tuned without an error; the limit unmodified.
 
-    0 s  storage of three LUNs fails    480 s  `usual` is back    ~520 s  `limit` sees its first error    900 s  `tuned`
+    0 s  storage of three LUNs fails    480 s  `usual` is back    > 480 s  `limit` sees its first error   900 s  `tuned`
     """
     usual, limit, tuned = (lab.lun(name, size=96) for name in ("usual", "limit", "tuned"))
     tune(lab, tuned)
@@ -34,20 +34,22 @@ def test_an_outage_of_480_s_unmodified_900_s_tuned_and_the_limit(lab: Lab, recor
             writer.begin("mkfs.ext4 -q", 1200)
         for writer in made.values():
             eventually(writer.started, 60, f"the {writer.name} writer")
-        for lun in lab.luns:
+        cut = {}
+        for lun in (tuned, limit, usual):
+            cut[lun.name] = uptime(lab.guest)
             lun.storage.fail()
-        cut = uptime(lab.guest)
 
-        sleep_until(lab, cut + USUAL)
-        assert usual.status()["held"]
+        sleep_until(lab, cut["usual"] + USUAL)
         usual.storage.back()
-        made["usual"].wait_wrote_after(cut + USUAL + 1, 60)
+        back = uptime(lab.guest)
+        made["usual"].wait_wrote_after(back + 1, 60)
         assert made["usual"].errors == []
+        assert made["usual"].longest >= USUAL - 5
         assert made["usual"].writable
         record(unmodified=f"{made['usual'].longest:.0f} s, 0 errors")
 
         eventually(lambda: made["limit"].errors, GIVES_UP - USUAL, "the initiator gives up")
-        first = float(str(made["limit"].errors[0]["t"])) - cut
+        first = float(str(made["limit"].errors[0]["t"])) - cut["limit"]
         kernel = lab.guest.run("dmesg").out
         node = limit.disk.removeprefix("/dev/")
         said = re.findall(rf"\[{node}\].*(?:FAILED Result|rejecting I/O).*", kernel)
@@ -55,11 +57,13 @@ def test_an_outage_of_480_s_unmodified_900_s_tuned_and_the_limit(lab: Lab, recor
         assert first > USUAL
         limit.storage.back()
 
-        sleep_until(lab, cut + TUNED)
+        sleep_until(lab, cut["tuned"] + TUNED)
         assert tuned.status()["held"]
         tuned.storage.back()
-        made["tuned"].wait_wrote_after(cut + TUNED + 1, 60)
+        back = uptime(lab.guest)
+        made["tuned"].wait_wrote_after(back + 1, 90)
         assert made["tuned"].errors == []
+        assert made["tuned"].longest >= TUNED - 5
         record(tuned=f"{made['tuned'].longest:.0f} s, 0 errors")
         for name in ("usual", "tuned"):
             assert made[name].missing() == []
