@@ -49,10 +49,11 @@ from tcmu_retry.pump.base import (
     Event,
     Finished,
     Probed,
+    Pump,
     Shape,
     TaskManagement,
 )
-from tcmu_retry.pump.reference import ReferencePump
+from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import TARGET_FAILURE, Sense
@@ -119,7 +120,7 @@ class Device:
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
         self._backend: Backend
-        self._pump: ReferencePump
+        self._pump: Pump
         self._loop: asyncio.AbstractEventLoop
 
     @property
@@ -150,7 +151,7 @@ class Device:
             await offload(self._backend.close)
             raise
         self._disk = self._make_disk(self._backend.can_discard)
-        self._pump = ReferencePump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
+        self._pump = make_pump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
         self._reshape()
         if lost:
             self._pump.gate(False)

@@ -1,4 +1,7 @@
-"""The reference pump between the simulated kernel and storage in memory: what it does unasked, tells, and answers."""
+"""Both pumps between the simulated kernel and storage in memory: what they do unasked, tell, and answer.
+
+Storage in memory has no file, so the native pump runs its I/O in workers here; test_native.py is about its loop.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from tcmu_retry.pump.base import (
     Shape,
     TaskManagement,
 )
+from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import BUSY, GOOD, Direction, Extent, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import MISCOMPARE, Sense
@@ -159,12 +163,14 @@ class Channel(SimulatedChannel):
 class Rig:
     """A pump and both its ends. Not started: whatever is submitted before `start` is one batch."""
 
+    pump_class: type[ReferencePump]
+
     def __init__(self, workers: int = 4, shape: bool = True) -> None:
         self.kernel = SimulatedKernel(ring=4096, data=1 << 20)
         self.storage = Storage()
         self.channel = self.kernel.open()
         self.channel.__class__ = Channel
-        self.pump = ReferencePump(
+        self.pump = self.pump_class(
             "vm1", self.channel, self.storage, BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
         )
         self.pump.shape(Shape(BLOCK, BLOCKS, True) if shape else None)
@@ -214,6 +220,11 @@ class Rig:
         self.storage.release()
         self.pump.stop()
         assert not self.kernel.broken
+
+
+@pytest.fixture(scope="module", params=[ReferencePump, NativePump], autouse=True)
+def pump_class(request):
+    Rig.pump_class = request.param
 
 
 @pytest.fixture
@@ -934,7 +945,7 @@ def test_a_ring_of_another_version_is_refused_at_once():
     channel = kernel.open()
     channel.memory[0] = 3
     with pytest.raises(Exception, match="version 3"):
-        ReferencePump("vm1", channel, Storage(), BLOCK, Rig.sense_reply)
+        Rig.pump_class("vm1", channel, Storage(), BLOCK, Rig.sense_reply)
     channel.close()
 
 
