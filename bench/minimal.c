@@ -1,7 +1,7 @@
 /*
  * The least that a TCMU handler over io_uring does: what the native pump's CPU per command is measured against. It
  * answers READ (10) and WRITE (10), believes every CDB, knows no error, no task management and no second command of an
- * id, and sleeps in poll.
+ * id, and sleeps as soon as there is nothing to do.
  *
  * usage: minimal MEMORY LENGTH BELL FILE
  */
@@ -28,7 +28,7 @@ int main(int count, char **arguments)
     uint64_t done = 0;
     uint8_t *memory;
     uint32_t size, next = 0, *head, *tail;
-    int bell, file;
+    int bell, file, armed = 0;
     char four[4] = "";
 
     if (count != 5)
@@ -47,7 +47,7 @@ int main(int count, char **arguments)
         return 1;
     for (;;) {
         struct io_uring_cqe *cqe;
-        unsigned place, taken = 0;
+        unsigned place, taken = 0, seen = 0;
         while (__atomic_load_n(head, __ATOMIC_ACQUIRE) != next) {
             uint8_t *entry = memory + RING + next, *cdb;
             struct io_uring_sqe *sqe = io_uring_get_sqe(&uring);
@@ -74,11 +74,24 @@ int main(int count, char **arguments)
             if (next == size)
                 next = 0;
         }
-        io_uring_submit_and_get_events(&uring);
+        if (!armed) {
+            struct io_uring_sqe *sqe = io_uring_get_sqe(&uring);
+            io_uring_prep_poll_add(sqe, bell, POLLIN);
+            io_uring_sqe_set_data64(sqe, 0);
+            armed = 1;
+        }
+        io_uring_submit_and_wait(&uring, 1);
         io_uring_for_each_cqe(&uring, place, cqe) {
             uint8_t *entry = memory + RING + *tail;
             uint16_t id = (uint16_t)cqe->user_data;
             uint32_t len_op, after_it;
+            seen++;
+            if (!id) {
+                if (cqe->res & ~POLLIN || read(bell, four, 4) <= 0)
+                    goto end;
+                armed = 0;
+                continue;
+            }
             memcpy(&len_op, entry, 4);
             memcpy(entry + 4, &id, 2);
             entry[7] = 0;
@@ -88,20 +101,12 @@ int main(int count, char **arguments)
             __atomic_store_n(tail, after_it == size ? 0 : after_it, __ATOMIC_RELEASE);
             taken++;
         }
-        if (taken) {
-            io_uring_cq_advance(&uring, taken);
-            done += taken;
-            if (write(bell, four, 4) != 4)
-                break;
-        } else if (__atomic_load_n(head, __ATOMIC_ACQUIRE) == next) {
-            struct pollfd wait[2] = {{bell, POLLIN, 0}, {uring.ring_fd, POLLIN, 0}};
-            poll(wait, 2, -1);
-            if (wait[0].revents & ~POLLIN)
-                break;
-            if (wait[0].revents && read(bell, four, 4) <= 0)
-                break;
-        }
+        io_uring_cq_advance(&uring, seen);
+        done += taken;
+        if (taken && write(bell, four, 4) != 4)
+            break;
     }
+end:
     getrusage(RUSAGE_SELF, &after);
     printf("%llu %ld %ld\n", (unsigned long long)done,
            (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * 1000000L + after.ru_utime.tv_usec - before.ru_utime.tv_usec,

@@ -89,6 +89,7 @@ class Channel:
 
 
 def compile_all() -> None:
+    """The two C programs, if they are not there."""
     BUILD.mkdir(parents=True, exist_ok=True)
     for name in ("kernel", "minimal"):
         source, made = ROOT / f"bench/{name}.c", BUILD / name
@@ -111,8 +112,17 @@ def storage(directory: Path) -> Iterator[Path]:
 
 def run(handler: str, load: Load, path: Path, seconds: float) -> Result:
     """One handler under one load; in a process of its own."""
-    command = [sys.executable, "-m", "bench.outside", handler, *map(str, (load.depth, load.size, load.reads, seconds)), path]
-    out = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    command = [
+        sys.executable,
+        "-m",
+        "bench.outside",
+        handler,
+        *map(str, (load.depth, load.size, load.reads, seconds)),
+        path,
+    ]
+    out = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=seconds + 30
+    ).stdout.split()
     commands, user, system, iops = int(out[0]), int(out[1]), int(out[2]), float(out[3])
     return Result(handler, load.name, iops, (user + system) / commands, user / commands)
 
@@ -126,7 +136,9 @@ def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: 
     ours, theirs = socket.socketpair()
     blocks = FILE // SECTOR
     arguments = [BUILD / "kernel", memory, theirs.fileno(), depth, size, reads, blocks, seconds]
-    kernel = subprocess.Popen([str(a) for a in arguments], pass_fds=(memory, theirs.fileno()), stdout=subprocess.PIPE, text=True)
+    kernel = subprocess.Popen(
+        [str(a) for a in arguments], pass_fds=(memory, theirs.fileno()), stdout=subprocess.PIPE, text=True
+    )
     theirs.close()
     if handler == "minimal":
         file = os.open(path, os.O_RDWR | os.O_DIRECT)

@@ -63,7 +63,7 @@ def tell_in_guest() -> None:
     guest = Guest("demo", shared=RESULTS)
     try:
         guest.run(
-            f"cp {ROOT}/packaging/dbus/org.tcmu.Retry1.conf /etc/dbus-1/system.d/ &&"
+            f"cp {ROOT}/packaging/dbus/*.conf /etc/dbus-1/system.d/ &&"
             " { [ -S /run/dbus/system_bus_socket ] || dbus-daemon --system --fork; } && iscsid"
         )
         pid = guest.start(

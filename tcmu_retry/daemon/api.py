@@ -50,6 +50,7 @@ class DirectionStatus:
     error: str  # errno name of the last failure of this outage
     next_probe_in: float | None
     window: int  # held commands that may be out at once
+    probes: int  # in this outage
     stopped: float  # seconds of this outage in which nothing was tried because of stop, readonly, offline or a hold
 
 
@@ -71,9 +72,20 @@ class DeviceStatus:
     in_flight: int
     hung: int  # I/O out for longer than io_warn_after
     hold_reason: str  # "" while no person holds the LUN
+    hold_expires_in: float | None  # None: no hold, or one without an end
     draining: bool
     backend_error: str  # "" while the backend is open
     policy_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """How a policy is changed. persist: also over restarts. reset: from the configured policy, not the present one."""
+
+    dry_run: bool = False
+    persist: bool = False
+    reset: bool = False
+    if_generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +123,26 @@ class Notice:
     fields: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A LUN's curve at one moment. Rates are bytes a second since the sample before; `errors`, `probes`: since then.
+
+    stretch: when the stretch of samples began that this one belongs to (an outage, with what led to it); seconds since
+    the epoch, as `time`.
+    """
+
+    time: float
+    stretch: float
+    held: int
+    oldest_held: float
+    read_rate: float
+    write_rate: float
+    errors: int
+    probes: int
+    read_state: str
+    write_state: str
+
+
 class DeviceApi(Protocol):
     """A LUN. Commands are named by serial; an empty sequence means all that are held."""
 
@@ -127,9 +159,11 @@ class DeviceApi(Protocol):
 
     def statistics(self) -> dict[str, int]: ...
 
-    def set_policy(
-        self, changes: Mapping[str, object], dry_run: bool = False, if_generation: int | None = None
-    ) -> Policy:
+    @property
+    def policy_changed(self) -> Mapping[str, str]:
+        """The settings that people changed since the LUN was configured."""
+
+    async def set_policy(self, changes: Mapping[str, object], options: PolicyOptions) -> Policy:
         """Atomic; the effective policy. Raises ApiError InvalidPolicy, or Busy where the generation differs."""
 
     def kick(self, serials: Sequence[int] = ()) -> int:
@@ -172,6 +206,15 @@ class ServiceApi(Protocol):
 
     def check_config(self, config: str) -> str:
         """What is wrong with a configuration string, in a sentence; "" where it is good."""
+
+    async def history(self, device: str, since: float, limit: int) -> list[Notice]:
+        """The last events, oldest first; device "": of all, also of LUNs that are gone; since: from the epoch."""
+
+    async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
+        """The last samples of a LUN, oldest first; since 0: those of its last stretch."""
+
+    async def check_new(self, config: str) -> str:
+        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""
 
     def watch(
         self,

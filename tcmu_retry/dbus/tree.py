@@ -1,7 +1,7 @@
 """Objects on a message bus, from their XML: calls, properties, the object manager and its signals.
 
 An object is any Python object with `interface`, `properties()` and a method per D-Bus method, in snake case, plain or
-async. Every call runs in a task of its own: a slow one delays no other.
+async; a tuple stands for several results. Every call runs in a task of its own: a slow one delays no other.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class Tree:
         result = getattr(item, snake(method.name))(*message.body)
         if inspect.isawaitable(result):
             result = await result
+        if isinstance(result, tuple):
+            return method.outputs, [*result]
         return method.outputs, [result] if method.outputs else []
 
     def _interfaces(self, path: str) -> list[Interface]:

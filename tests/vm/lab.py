@@ -200,7 +200,7 @@ class Lab:
     def up(self) -> None:
         guest = self.guest
         guest.run(
-            f"cp {ROOT}/packaging/dbus/org.tcmu.Retry1.conf /etc/dbus-1/system.d/; dbus-daemon --system --fork; iscsid;"
+            f"cp {ROOT}/packaging/dbus/*.conf /etc/dbus-1/system.d/; dbus-daemon --system --fork; iscsid;"
             " sed -i -e 's/^node.session.timeo.replacement_timeout.*/node.session.timeo.replacement_timeout = 120/'"
             " /etc/iscsi/iscsid.conf"
         )
