@@ -19,8 +19,9 @@
  * waits. The device's event is read before the last look at the ring, never after. `asleep` is raised before the last
  * look at `roused`, so who sets that afterwards writes the wake-up.
  *
- * Before sleeping the loop looks on for a while, as KVM does with a halted virtual CPU: the time grows when a sleep
- * turns out short, and goes to nothing when it was long, so that an idle LUN costs nothing.
+ * Before sleeping the loop looks on for a while, as KVM does with a halted virtual CPU: the time grows with each sleep
+ * that turns out short, and is nothing again after a long one, so that an idle LUN, or one on slow storage, costs
+ * nothing.
  *
  * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
  * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
@@ -352,12 +353,10 @@ static int wait(struct loop *loop)
     }
     atomic_store(&loop->asleep, 0);
     slept = now_ns() - began;
-    if (slept > 4 * loop->poll_most)
-        loop->poll_now /= 2;
-    else if (slept < loop->poll_most)
-        loop->poll_now = loop->poll_now ? loop->poll_now * 2 : POLL_LEAST;
-    if (loop->poll_now < POLL_LEAST)
+    if (slept > loop->poll_most)
         loop->poll_now = 0;
+    else
+        loop->poll_now = loop->poll_now ? loop->poll_now * 2 : POLL_LEAST;
     if (loop->poll_now > loop->poll_most)
         loop->poll_now = loop->poll_most;
     return result;
