@@ -10,7 +10,8 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 # What the native pump is built from.
 PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm lint native sanitize bench vm-shell vm-kernel clean
+.PHONY: help demo test unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
+.PHONY: native sanitize bench
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -34,6 +35,9 @@ fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
+
+conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
+	$(BIN)/python -m tests.conformance
 
 lint: native ## ruff and mypy
 	$(BIN)/ruff check .

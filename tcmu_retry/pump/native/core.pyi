@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
@@ -27,8 +27,11 @@ class Core:
     ) -> None: ...
     def settle(self) -> None: ...
     def close(self) -> None: ...
-    def prepare(self, uio: int, bell: int, wake: int) -> None:
-        """bell: -1 where the doorbell is Python's. Raises OSError where io_uring cannot be had."""
+    def prepare(self, uio: int, bell: int, wake: int, excluding: Iterable[int]) -> None:
+        """bell: -1 where the doorbell is Python's. excluding: opcodes that send their batch to Python.
+
+        Raises OSError where io_uring cannot be had.
+        """
 
     def enable(self) -> None: ...
     def serve(self, storage: int, block_size: int, blocks: int, maximum: int, writable: bool) -> None:

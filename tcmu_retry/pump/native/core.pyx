@@ -116,6 +116,7 @@ cdef extern from "loop.h" nogil:
         int storage
         unsigned write_flags
         plain_disk disk
+        uint8_t *excluding
         uint64_t serial
         uint32_t chunk_count
         slot *ended
@@ -248,8 +249,11 @@ cdef class Core:
 
     # ---- the loop
 
-    def prepare(self, int uio, int bell, int wake):
+    def prepare(self, int uio, int bell, int wake, excluding):
         cdef int result
+        cdef uint8_t opcode
+        for opcode in excluding:
+            self._loop.excluding[opcode] = True
         self._loop.uio, self._loop.bell, self._loop.wake = uio, bell, wake
         result = loop_init(&self._loop, ENTRIES)
         if result < 0:

@@ -8,8 +8,8 @@
  * the ring's tail and one doorbell. It comes back to Python for everything else, and Python does that as the reference
  * pump does; the meaning of a pump is written down once, in reference.py.
  *
- * What Python must decide on is looked for in a batch before any of it starts: task management and COMPARE AND WRITE
- * send the whole batch there, so that an abort finds commands of its own batch not started.
+ * What Python must decide on is looked for in a batch before any of it starts: task management, and what
+ * suffers no other write beside it (COMPARE AND WRITE), send the whole batch there, so that an abort finds commands of its own batch not started.
  *
  * The gate is `storage`: -1 and nothing is run here. At a failing completion the loop sets it itself and comes back at
  * once, before it fetches again; Python closes the gate and takes over (`handed_over`) what is running: completed by
@@ -38,7 +38,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { COMPARE_AND_WRITE = 0x89, IOVS_AT_ONCE = 1024 };
+enum { IOVS_AT_ONCE = 1024 };
 static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
 static const uint64_t POLL_LEAST = 4000, POLL_MOST = 50000;
 
@@ -188,7 +188,7 @@ static int scan(struct loop *loop)
     for (at = ring->next; at != head; at = ring_after(ring, at, &entry)) {
         if ((loop->fault = ring_look(ring, at, &entry)))
             return LOOP_BROKEN;
-        if (entry.op == OP_TMR || (entry.op == OP_CMD && entry.cdb[0] == COMPARE_AND_WRITE))
+        if (entry.op == OP_TMR || (entry.op == OP_CMD && loop->excluding[entry.cdb[0]]))
             return LOOP_BATCH;
     }
     now = (double)now_ns() / 1e9;

@@ -44,6 +44,7 @@ struct loop {
     int storage; /* -1: nothing is run here */
     unsigned write_flags; /* RWF_* of each write */
     struct plain_disk disk;
+    uint8_t excluding[256]; /* opcodes that suffer no other write beside them */
 
     uint64_t serial;
     struct slot *chunks[CHUNKS];

@@ -27,7 +27,7 @@ from tcmu_retry.pump.base import Closed, Command, Event, Statistics
 from tcmu_retry.pump.native import core
 from tcmu_retry.pump.native.core import Core
 from tcmu_retry.pump.reference import WORKERS, Job, ReferencePump
-from tcmu_retry.scsi.cdb import MAXIMUM_TRANSFER
+from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
 from tcmu_retry.scsi.request import Extent, Op, Reply, Request
 from tcmu_retry.scsi.sense import Sense
 from tcmu_retry.tcmu.base import Channel
@@ -57,7 +57,7 @@ class NativePump(ReferencePump):
         self._released = threading.Event()
         super().__init__(name, channel, backend, block_size, sense_reply, clock, workers)
         try:
-            self._ring.prepare(channel.fileno(), channel.bell, self._wake)
+            self._ring.prepare(channel.fileno(), channel.bell, self._wake, EXCLUDING)
         except OSError:
             self._ring.close()
             raise

@@ -24,7 +24,7 @@ from tcmu_retry.pump.native import pump as native
 from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.pump.select import make_pump
-from tcmu_retry.scsi.cdb import MAXIMUM_TRANSFER, plain
+from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
 from tcmu_retry.scsi.request import BUSY, GOOD, Op, Status
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tests.unit.pump.loop import Loop, submit
@@ -38,7 +38,6 @@ from tests.unit.pump.rig import (
     Rig,
     Storage,
     block,
-    compare_and_write,
     patiently,
     read,
     write,
@@ -512,11 +511,16 @@ def test_an_abort_finds_the_commands_of_its_own_batch_not_started(batch):
     assert (batch.storage.on_medium(1), batch.storage.on_medium(2)) == (bytes(BLOCK), block("b"))
 
 
-def test_behind_compare_and_write_nothing_runs_unasked(batch):
-    batch.kernel.submit(compare_and_write(2), bytes(BLOCK) + block("n"))
+@pytest.mark.parametrize("opcode", sorted(EXCLUDING))
+def test_beside_what_reads_and_then_writes_nothing_runs_unasked(batch, opcode):
+    cdb = bytes((opcode,)).ljust(16, b"\0")
+    batch.kernel.submit(write(1), block("a"))
+    batch.kernel.submit(cdb, bytes(BLOCK))
     batch.kernel.submit(write(2), block("b"))
     batch.start()
-    assert batch.next(Arrived).command.cdb == compare_and_write(2)
+    arrived = batch.next(Arrived)
+    assert arrived.command.cdb == cdb
+    assert [command.cdb for command in arrived.running] == [write(1)]
     assert batch.next(Arrived).command.cdb == write(2)
     assert batch.storage.on_medium(2) == bytes(BLOCK)
 
