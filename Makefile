@@ -2,16 +2,13 @@
 PYTHON ?= python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
-NATIVE := tcmu_retry/pump/native
 
 # What a guest runs besides the project, and what boots it.
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
-# What the native pump is built from.
-PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
-.PHONY: native sanitize bench
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +33,11 @@ fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
 
+soak: vm-kernel ## what takes longer than a test may, in parts that are run once; writes docs/reliability.md
+	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
+	$(BIN)/python -m tests.soak.parts $(PARTS)
+
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance
 
@@ -44,6 +46,10 @@ lint: native ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+NATIVE := tcmu_retry/pump/native
+PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev # what the native pump is built from
+
+.PHONY: native sanitize bench
 native: .venv/made build/packages ## the pump in C, built into the source tree
 	@test -d build/native || PATH=$(CURDIR)/$(BIN):$$PATH meson setup build/native -Dnative=enabled
 	@PATH=$(CURDIR)/$(BIN):$$PATH meson compile -C build/native | sed '/no work to do\|^INFO:\|^ninja:/d'
