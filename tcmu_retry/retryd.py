@@ -13,6 +13,7 @@ from pathlib import Path
 from tcmu_retry import __version__
 from tcmu_retry.daemon import rival
 from tcmu_retry.daemon.config import ConfigError, Source
+from tcmu_retry.daemon.records import Records
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
@@ -27,6 +28,7 @@ def main() -> int:
     """Exit status: 0 stopped as told, 1 something the daemon needs is missing, 2 bad arguments or configuration."""
     parser = argparse.ArgumentParser(prog="tcmu-retryd", description="Serve the LUNs of TCMU's user:retry backstore.")
     parser.add_argument("--config", type=Path, default=Path("/etc/tcmu-retry"), help="directory of the configuration")
+    parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of what is kept")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address; the system bus if not given")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
@@ -45,19 +47,19 @@ def main() -> int:
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    status = asyncio.run(_serve(source, arguments.bus))
+    status = asyncio.run(_serve(source, arguments.state, arguments.bus))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(source: Source, bus: str | None) -> int:
+async def _serve(source: Source, state: Path, bus: str | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(source)
+    service = Service(source, Records(state / "luns"))
     if problem := rival.find():
         log.error("%s", problem)
     try:

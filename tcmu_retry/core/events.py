@@ -19,6 +19,8 @@ HANGS = "TR-012"
 HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
+LUN_REFUSED = "TR-030"
+CHANGE_REFUSED = "TR-031"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +94,14 @@ MEANINGS = {
         "its storage is refused: {reason}",
         "What is found under the LUN's path is not the storage it had. Nothing is read from or written to it. Bring the"
         " right one back, or unexport the LUN.",
+    ),
+    LUN_REFUSED: Meaning(
+        "it cannot be made: {reason}",
+        "The kernel announced a new LUN and was told no; whoever made it, targetcli for example, saw only a failure.",
+    ),
+    CHANGE_REFUSED: Meaning(
+        "it is left as it is: {reason}",
+        "The kernel announced another size, configuration string or write cache (`set attribute` in targetcli) and was"
+        " told no; nothing was changed.",
     ),
 }
