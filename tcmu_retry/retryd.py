@@ -11,9 +11,8 @@ import sys
 from pathlib import Path
 
 from tcmu_retry import __version__
-from tcmu_retry.daemon import rival
+from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
-from tcmu_retry.daemon.records import Records
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
@@ -33,15 +32,7 @@ def main() -> int:
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.INFO,
-        format="%(levelname)s %(message)s"
-        if "JOURNAL_STREAM" in os.environ
-        else "%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("pyroute2", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.INFO)
+    journal.configure(arguments.debug)
     try:
         source = Source(arguments.config)
     except ConfigError as error:
@@ -59,7 +50,7 @@ async def _serve(source: Source, state: Path, bus: str | None) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(source, Records(state / "luns"))
+    service = Service(source, state)
     if problem := rival.find():
         log.error("%s", problem)
     try:

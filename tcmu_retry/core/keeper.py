@@ -173,8 +173,11 @@ class Keeper:
             case Fallback.READONLY | Fallback.OFFLINE as fallback:
                 self.stop(entry.direction, fallback, now)
                 refusal = self.refusal(entry.direction)
-                assert refusal is not None
-                if entry.stage is Stage.RUNNING:  # a held one was answered with all others
+                if entry.stage is not Stage.RUNNING:
+                    return  # it was held, and answered with all others
+                if refusal is None:  # `stop` came first, and goes on holding
+                    self.hold(entry, now)
+                else:
                     self.finish(entry, refusal)
             case Fallback.STOP:
                 self.stop_with(entry, now)

@@ -53,7 +53,6 @@ class Trigger(enum.Enum):
 
 TABLE: dict[tuple[State, Trigger], State] = {
     (State.ONLINE, Trigger.FAILURE): State.RETRYING,
-    (State.ONLINE, Trigger.LOST): State.DOWN,
     (State.ONLINE, Trigger.GIVEN_UP): State.FAILED,
     (State.ONLINE, Trigger.STOP): State.STOPPED,
     (State.RETRYING, Trigger.LOST): State.DOWN,

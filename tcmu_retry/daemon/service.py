@@ -21,14 +21,17 @@ from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
 from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, rival, view
-from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice
+from tcmu_retry.daemon import export, journal, rival, view
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun, Place
 from tcmu_retry.daemon.export import SUBTYPE
+from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
+from tcmu_retry.daemon.recorder import Recorder
 from tcmu_retry.daemon.records import Memory, Records
+from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
@@ -49,9 +52,13 @@ class Service:
 
     version = __version__
 
-    def __init__(self, source: Source, records: Records) -> None:
+    def __init__(self, source: Source, state: Path) -> None:
+        """state: the directory of what outlives the daemon."""
         self._source = source
-        self._records = records
+        self._history = History(state / "history.db")
+        self._recorder = Recorder(self._history)
+        self._storm = Storm()
+        self._records = Records(state / "luns")
         self._wanted: dict[str, float] = {}  # until when a LUN of a configuration string is taken for a new one
         self._refused: dict[str, str] = {}  # why a change of a LUN was, by its name
         self._devices: dict[str, Device] = {}  # by uio name
@@ -61,6 +68,7 @@ class Service:
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._watchers: list[tuple[Callable[..., None], ...]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
@@ -82,6 +90,7 @@ class Service:
         self._uevents.close()
         await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
         self._devices.clear()
+        self._recorder.close()
         # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
         self._netlink.set_features(reply=False)
         self._netlink.close()
@@ -303,6 +312,12 @@ class Service:
             return str(error)
         return ""
 
+    async def history(self, device: str, since: float, limit: int) -> list[Notice]:
+        return await self._history.events(device, since, limit)
+
+    async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
+        return await self._history.samples(device, since, limit)
+
     async def check_new(self, config: str, size: int = 0) -> str:
         if problem := rival.find() or self.check_config(config):
             return problem
@@ -359,7 +374,21 @@ class Service:
             watcher[which](what)
 
     def _notice(self, notice: Notice) -> None:
-        log.warning("%s %s: %s", notice.code, notice.device, notice.message)
+        now = time.monotonic()
+        waiting = self._storm.due()
+        if self._storm.passes(notice, now):
+            self._say(notice)
+        if waiting is None and (due := self._storm.due()) is not None:
+            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
+
+    def _storm_goes_on(self) -> None:
+        for notice in self._storm.end(time.monotonic()):
+            self._say(notice)
+        if (due := self._storm.due()) is not None:
+            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
+
+    def _say(self, notice: Notice) -> None:
+        journal.write(log, notice)
         self._tell(3, notice)
 
 

@@ -26,7 +26,6 @@ from tcmu_retry.backends.base import BackendError
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.device import Device, Lun
-from tcmu_retry.daemon.records import Records
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
@@ -40,8 +39,8 @@ BLOCK = 512
 class SimulatedService(Service):
     """Everything but LIO."""
 
-    def __init__(self, source: Source, records: Records) -> None:
-        super().__init__(source, records)
+    def __init__(self, source: Source, state: Path) -> None:
+        super().__init__(source, state)
         self._source = source
         self.kernels: dict[str, SimulatedKernel] = {}
 
@@ -115,7 +114,7 @@ def initiator(service: SimulatedService, loop: asyncio.AbstractEventLoop) -> Non
 
 
 async def main() -> None:
-    service = SimulatedService(Source(Path(sys.argv[2])), Records(Path(sys.argv[2]).parent / "luns"))
+    service = SimulatedService(Source(Path(sys.argv[2])), Path(sys.argv[2]).parent / "state")
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
     threading.Thread(target=partial(initiator, service, asyncio.get_running_loop()), daemon=True).start()

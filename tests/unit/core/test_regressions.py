@@ -192,3 +192,22 @@ def test_a_held_unmap_takes_nothing_of_the_budget_of_bytes() -> None:
     huge = Request(Op.UNMAP, (Extent(0, 512 << 20),))
     assert not [action for action in lun.finished(1, huge, errno.EIO, 0.0) if isinstance(action, Complete)]
     assert lun.held_count == 1
+
+
+@pytest.mark.parametrize("fallback", ["readonly", "offline"])
+def test_what_fails_after_a_stop_waits_with_the_others(fallback: str) -> None:
+    """Two classes of errors, two fallbacks: the one that came first stands until a person resumes.
+
+    t=0    write 1 finds no space: `stop`, it is held
+    t=1    write 2, which ran all the time, fails with EIO, whose fallback is to refuse: held too
+    t=2    resume: both are tried
+    """
+    words = {"write__retry": "false", "write__fallback": fallback, "write__classes__space__fallback": "stop"}
+    lun = engine(**words)
+    lun.gate_closed([(1, write()), (2, write(8192))], 0.0)
+    lun.finished(1, write(), errno.ENOSPC, 0.0)
+    assert lun.state(Direction.WRITE) is State.STOPPED
+    actions = lun.finished(2, write(8192), errno.EIO, 1.0)
+    assert not [action for action in actions if isinstance(action, Complete)]
+    assert lun.held_count == 2
+    assert Dispatch(1) in lun.resume(2.0)
