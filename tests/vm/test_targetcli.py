@@ -14,18 +14,13 @@ SAVED = "/run/saved.json"
 NODE = "/backstores/user:retry"
 
 
-@pytest.fixture(scope="module")
-def names() -> Iterator[str]:
-    yield "tc"
-
-
 def targetcli(lab: Lab, *lines: str) -> str:
     """What a shell says to these lines."""
-    lab.guest.run("mkdir -p /run/home/.targetcli; printf 'auto_save_on_exit = False\\n' > /dev/null")
     text = "\n".join(lines)
-    done = lab.guest.run(f"targetcli <<'LINES' 2>&1\n{text}\nLINES", timeout=120)
-    print(done.out)
-    return done.out
+    said = lab.guest.run(f"targetcli <<'LINES' 2>&1\n{text}\nLINES", timeout=240).out
+    with (lab.guest.shared / "targetcli.log").open("a") as log:
+        log.write(f"{text}\n----\n{said}\n====\n")
+    return said
 
 
 def clear(lab: Lab) -> None:
@@ -85,8 +80,8 @@ def test_the_longest_and_oddest_configuration_strings_survive(lab: Lab) -> None:
     for string in (odd, longest):
         lab.guest.run(f"truncate -s 1M '{string.split(';')[0]}'")
     lab.guest.run(
-        "mkdir -p /etc/tcmu-retry/devices.d; truncate -s 1M '/run/with blank, comma: colon.img';"
-        " printf 'path = \"/run/with blank, comma: colon.img\"\\nbuffered = true\\n' > /etc/tcmu-retry/devices.d/vm7.toml"
+        "mkdir -p /etc/tcmu-retry/devices.d; cd /etc/tcmu-retry/devices.d; truncate -s 1M '/run/with blank, comma: x';"
+        " printf 'path = \"/run/with blank, comma: x\"\\nbuffered = true\\n' > vm7.toml"
     )
     said = targetcli(
         lab,
@@ -106,7 +101,7 @@ def test_the_longest_and_oddest_configuration_strings_survive(lab: Lab) -> None:
         }
     assert lab.daemon_log().count("LUN odd is served from") == 2
     assert lab.daemon_log().count("LUN longest is served from") == 2
-    assert lab.daemon_log().count("LUN named is served from /run/with blank, comma: colon.img") == 2
+    assert lab.daemon_log().count("LUN named is served from /run/with blank, comma: x") == 2
     assert "TR-031" not in lab.daemon_log()
 
 
