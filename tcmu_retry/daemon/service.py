@@ -27,6 +27,7 @@ from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun, Place
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
+from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.recorder import Recorder
@@ -55,6 +56,7 @@ class Service:
     def __init__(self, source: Source, state: Path) -> None:
         """state: the directory of what outlives the daemon."""
         self._source = source
+        self._keep = Keep(state / "policy")
         self._history = History(state / "history.db")
         self._recorder = Recorder(self._history)
         self._storm = Storm()
@@ -245,6 +247,8 @@ class Service:
             self._notice,
             partial(self._tell, 0),
             await offload(Memory, self._records, lun.name, lun.config),
+            await offload(self._keep.load, lun.name, config.path),
+            partial(self._keep.save, lun.name, config.path),
         )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
@@ -304,6 +308,7 @@ class Service:
             await device.withdraw()
         await offload(export.unexport, name)
         await offload(self._records.drop, name)
+        await offload(self._keep.forget, name)
 
     def check_config(self, config: str) -> str:
         try:

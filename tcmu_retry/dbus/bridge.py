@@ -28,7 +28,7 @@ absolute path of a file or a block device, either with ;key=value settings:
     /srv/vm1.img
     /srv/vm1.img;retry_timeout=2m;write.fallback=readonly
 
-No blanks, commas or colons, and 255 characters at most: what needs them goes
+No blanks, commas or colons, and 249 characters at most: what needs them goes
 into devices.d. The settings are in README.md of tcmu-retry."""
 
 

@@ -1,6 +1,6 @@
 """tcmu-retryd with the kernel simulated; devices, storage, D-Bus service and configuration are the real ones.
 
-usage: simulated_daemon.py BUS CONFIG-DIRECTORY
+usage: simulated_daemon.py BUS CONFIG-DIRECTORY STATE-DIRECTORY
 
 `Export` makes a LUN with a simulated kernel side. Commands of an initiator come by stdin, one JSON object a line, each
 answered by one on stdout:
@@ -114,7 +114,7 @@ def initiator(service: SimulatedService, loop: asyncio.AbstractEventLoop) -> Non
 
 
 async def main() -> None:
-    service = SimulatedService(Source(Path(sys.argv[2])), Path(sys.argv[2]).parent / "state")
+    service = SimulatedService(Source(Path(sys.argv[2])), Path(sys.argv[3]))
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
     threading.Thread(target=partial(initiator, service, asyncio.get_running_loop()), daemon=True).start()
