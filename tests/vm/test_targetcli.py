@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.vm.guest import ROOT
 from tests.vm.lab import MIB, Lab, Lun, Storage, eventually
 
 IQN = "iqn.2026-11.org.example:targetcli"
@@ -14,10 +15,10 @@ SAVED = "/run/saved.json"
 NODE = "/backstores/user:retry"
 
 
-def targetcli(lab: Lab, *lines: str) -> str:
+def targetcli(lab: Lab, *lines: str, shell: str = "targetcli") -> str:
     """What a shell says to these lines."""
     text = "\n".join(lines)
-    said = lab.guest.run(f"targetcli <<'LINES' 2>&1\n{text}\nLINES", timeout=240).out
+    said = lab.guest.run(f"{shell} <<'LINES' 2>&1\n{text}\nLINES", timeout=240).out
     with (lab.guest.shared / "targetcli.log").open("a") as log:
         log.write(f"{text}\n----\n{said}\n====\n")
     return said
@@ -195,3 +196,35 @@ def test_changemedium_moves_a_lun_to_other_storage_that_has_its_data(lab: Lab, m
     assert saved["config"] == f"retry/{copy.path};{settings}"
     assert saved["size"] == 96 * MIB
     assert made.status()["path"] == copy.path
+
+
+def test_targetcli_retry_is_targetcli_with_more_in_it(lab: Lab, made: Lun) -> None:
+    """A refused LUN says why    the storage dies: seen, held by a person, its policy changed    back: retried by hand"""
+    shell = f"PYTHONPATH={ROOT}/targetcli-plugin PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m targetcli_retry.shell"
+    made.storage.fail()
+    made.write(5, "held", "held.log")
+    made.wait_held()
+    said = targetcli(
+        lab,
+        f"{NODE} create bad 1T {made.storage.path}.missing",
+        f"ls {NODE}",
+        f"{NODE}/tc get state write held write_error",
+        f"{NODE}/tc set policy write-retry_timeout=1h",
+        f"{NODE}/tc hold reason=upgrade",
+        shell=shell,
+    )
+    assert "cfgstring invalid" in said
+    assert "write LBA 5, 1 blocks" in said
+    assert "write=retrying" in said
+    assert "write_error=EIO" in said
+    assert "Parameter write-retry_timeout is now '1h'" in said
+    assert made.status()["hold_reason"] == "upgrade"
+    made.storage.back()
+    other = lab.storage("other", 8)
+    said = targetcli(
+        lab, f"{NODE} create bad 1T {other.path}", f"{NODE}/tc resume", f"{NODE}/tc retry", f"ls {NODE}", shell=shell
+    )
+    assert f"bad: it cannot be made: {other.path} does not do for LUN bad: it has {8 * MIB} bytes" in said
+    assert "Resumed." in said
+    assert lab.wait_end("held.log", 20) == 0
+    assert made.storage.read(5, 1).startswith(b"held")
