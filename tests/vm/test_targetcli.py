@@ -199,7 +199,7 @@ def test_changemedium_moves_a_lun_to_other_storage_that_has_its_data(lab: Lab, m
 
 
 def test_targetcli_retry_is_targetcli_with_more_in_it(lab: Lab, made: Lun) -> None:
-    """A refused LUN says why    the storage dies: seen, held by a person, its policy changed    back: retried by hand"""
+    """A refused LUN says why    the storage dies: seen, held by a person, its policy changed    back: retried"""
     shell = f"PYTHONPATH={ROOT}/targetcli-plugin PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 -m targetcli_retry.shell"
     made.storage.fail()
     made.write(5, "held", "held.log")
