@@ -108,6 +108,12 @@ class FileBackend:
     def meaning(self, code: int) -> int:
         return errno.ENODEV if code in (errno.EIO, errno.ENOSPC) and self._gone() else code
 
+    def size(self) -> int:
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if self._gone():
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return size
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         try:
             moved = os.preadv(self._fd, buffers[:IOV_MAX], offset)
