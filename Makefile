@@ -4,10 +4,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm conformance coverage lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +38,11 @@ coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (94 %) that 
 	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
 	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=98 --include='tcmu_retry/scsi/*'
 	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=94 --include='tcmu_retry/core/*'
+
+soak: vm-kernel ## what takes longer than a test may, in parts that are run once; writes docs/reliability.md
+	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
+	$(BIN)/python -m tests.soak.parts $(PARTS)
 
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance

@@ -62,7 +62,7 @@ def kept(directories: list[Path]) -> tuple[list[str], Table]:
     names = list(recorded())
     for label, outcomes in table.items():
         if outcomes:
-            table[label] = {name: outcomes.get(name, Outcome("hang", "it has no end in the logs")) for name in names}
+            table[label] = {name: outcomes.get(name, Outcome("not run", "no log has its end")) for name in names}
     return names, table
 
 
@@ -90,9 +90,9 @@ def report(names: list[str], table: Table, kernel: str, tool: str) -> str:
         f"`{READ_ONLY}` runs on a LUN of ours with `read_only=true`. The suite counts a test that finds nothing to",
         "do as passed; `skip` here means that it said so.",
         "",
-        "| | pass | fail | skip | hang |",
-        "|---|---|---|---|---|",
-        *(f"| {lun} | {count['pass']} | {count['fail']} | {count['skip']} | {count['hang']} |"
+        "| | pass | fail | skip | hang | not run |",
+        "|---|---|---|---|---|---|",
+        *(f"| {lun} | {count['pass']} | {count['fail']} | {count['skip']} | {count['hang']} | {count['not run']} |"
           for lun, count in counts.items()),
         "",
         f"Of {len(names)} tests. What tcmu-retry does not pass:",
@@ -117,7 +117,7 @@ def defects(outcomes: dict[str, Outcome]) -> list[str]:
         listed = name in (expected.FAILS if outcome.verdict == "fail" else expected.SKIPS)
         if outcome.verdict == "pass" and (name in expected.FAILS or name in expected.SKIPS):
             found.append(f"{name} passes and still stands in tests/conformance/expected.py; take it out there")
-        elif outcome.verdict == "hang" or (outcome.verdict != "pass" and not listed):
+        elif outcome.verdict in ("hang", "not run") or (outcome.verdict != "pass" and not listed):
             found.append(f"{name}: {outcome.verdict}: {outcome.why}")
     return found
 
