@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class BackendError(Exception):
@@ -24,11 +24,12 @@ class Identity:
     unique: str  # "SCHEME:…", only compared within one scheme; file: file system + file handle; block: WWID, dm-uuid …
 
     def difference(self, found: Identity) -> str | None:
-        """One sentence naming how `found` is other storage than this, or None where it is the same."""
+        """One sentence naming how `found` is other storage than this, or None where it is the same.
+
+        The size does not count: storage may grow, and whether it is large enough is the LUN's to say.
+        """
         if self.kind != found.kind:
             return f"it was a {self.kind} and is a {found.kind} now"
-        if self.size != found.size:
-            return f"its size was {self.size} bytes and is {found.size} now"
         same_scheme = self.unique.partition(":")[0] == found.unique.partition(":")[0]
         if same_scheme and self.unique != found.unique:
             return f"its identity was {self.unique} and is {found.unique} now"
@@ -55,6 +56,9 @@ class Backend(Protocol):
     def write_back(self) -> bool:
         """Whether what was written may stay volatile until the next flush; otherwise each change must be durable."""
 
+    def size(self) -> int:
+        """Bytes that it has now; it may have grown since it was opened."""
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
 
     def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
@@ -69,3 +73,15 @@ class Backend(Protocol):
         """Write zeros without sending them; `discard` allows deallocation. EOPNOTSUPP: do it by writes."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class DirectBackend(Protocol):
+    """Storage that may be read and written past its methods, where these would do nothing else."""
+
+    @property
+    def descriptor(self) -> int | None:
+        """The open file: preadv, pwritev with RWF_DSYNC, fdatasync, any number at once. None: call the methods."""
+
+    def meaning(self, code: int) -> int:
+        """What an errno from the descriptor says of the storage, as an errno. May block."""
