@@ -76,7 +76,7 @@ def path_states(lab: Lab) -> dict[str, str]:
 
 def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: Lab) -> None:
     """Two maps. 0 s  writers run    the storage behind the path in use of both fails
-    over:  retry_timeout=5s, health=down: in 25 s the writer is on the other path    storage back: the path is used again
+    over:  retry_timeout=5s, health=down: in 25 s it is on the other path    storage back: the path is used again
     stay:  held, health=transitioning: for 25 s the path counts as it did    storage back: the writer goes on there
 
     multipath-tools before 0.9.5 take 02/04/0A for a path that is down; with them it is health=good that keeps one.
