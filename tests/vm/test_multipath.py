@@ -82,7 +82,7 @@ def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: L
     multipath-tools before 0.9.5 take 02/04/0A for a path that is down; with them it is health=good that keeps one.
     """
     lab = multipath
-    version = re.findall(r"v(\d+)\.(\d+)\.(\d+)", lab.log("multipathd.log"))[0]
+    version = re.findall(r"v(\d+)\.(\d+)\.(\d+)", lab.guest.run("multipath -h 2>&1; true").out)[0]
     knows = tuple(map(int, version)) >= (0, 9, 5)
     pairs = [
         pair(lab, "over", "retry_timeout=5s;health=down"),
