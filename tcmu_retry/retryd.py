@@ -26,10 +26,15 @@ from tcmu_retry.dbus.service import serve
 log = logging.getLogger("tcmu_retry")
 
 OK, FAILURE, USAGE = 0, 1, 2
+EXITS = {
+    OK: "stopped as told",
+    FAILURE: "something the daemon needs is missing",
+    USAGE: "bad arguments, configuration or script",
+}
 
 
-def main() -> int:
-    """Exit status: 0 stopped as told, 1 something the daemon needs is missing, 2 bad arguments or configuration."""
+def parser() -> argparse.ArgumentParser:
+    """The command line's grammar; the manual page is made from it."""
     parser = argparse.ArgumentParser(prog="tcmu-retryd", description="Serve the LUNs of TCMU's user:retry backstore.")
     parser.add_argument("--config", type=Path, default=Path("/etc/tcmu-retry"), help="directory of the configuration")
     parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of what is kept")
@@ -43,7 +48,12 @@ def main() -> int:
     )
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> int:
+    """The exit status, one of `EXITS`."""
+    arguments = parser().parse_args()
     journal.configure(arguments.debug)
     source = Source(arguments.config, VENDOR)
     try:
