@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
 	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm man picture lint vm-shell vm-kernel clean
+.PHONY: help demo test unit dbus dbus-next fuzz vm conformance man picture lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,9 @@ man: .venv/made ## the manual pages, into build/man/
 
 picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
 	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
+
+conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
+	$(BIN)/python -m tests.conformance
 
 lint: .venv/made ## ruff and mypy
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ class DeviceConfig:
     path: str
     text: str = ""  # the configuration string that it was made from
     buffered: bool = False
+    read_only: bool = False
     cache: str = "writethrough"
     policy: Policy = DEFAULT
     budgets: Budgets = field(default_factory=Budgets)
@@ -69,6 +70,7 @@ def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:
 
 OWN: dict[str, Callable[[object, str], object]] = {
     "buffered": parse_bool,
+    "read_only": parse_bool,
     "health": _word(HEALTH),
     "cache": _word(("writethrough", "writeback")),
     "max_held": lambda value, key: int(parse_number(value, key, 1)),
@@ -77,7 +79,14 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "io_warn_after": parse_duration,
     "initiator": parse_profile,
 }
-PLAIN = ("buffered", "cache", "health", "io_warn_after", "initiator")  # of OWN, as they stand in DeviceConfig
+PLAIN = (
+    "buffered",
+    "read_only",
+    "cache",
+    "health",
+    "io_warn_after",
+    "initiator",
+)  # of OWN, as they stand in DeviceConfig
 KNOWN = ("path", *OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
 
