@@ -15,7 +15,6 @@ from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import VENDOR, ConfigError, Source
-from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.script import Script, ScriptError, parse
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.daemon.simulation import Simulation
@@ -59,7 +58,7 @@ def main() -> int:
     try:
         source.verify()
         if arguments.sim is None:
-            service = Service(source, Keep(arguments.state / "policy"), arguments.state / "history.db")
+            service = Service(source, arguments.state)
             status = asyncio.run(_serve(service, arguments.bus))
         else:
             status = _simulate(source, arguments.sim, arguments.bus)
@@ -84,7 +83,7 @@ def _simulate(source: Source, path: str, bus: str | None) -> int:
     if not bus:
         raise ScriptError("there is no session bus; start this in `dbus-run-session bash`, or give --bus ADDRESS")
     with tempfile.TemporaryDirectory(prefix="tcmu-retry-sim-") as directory:
-        service = Simulation(source, Keep(Path(directory) / "policy"), Path(directory))
+        service = Simulation(source, Path(directory))
         return asyncio.run(_serve_simulated(service, script, bus))
 
 

@@ -28,7 +28,7 @@ from tcmu_retry.core.initiators import PROFILES, Profile, parse_profile
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
-LONGEST = 255  # the kernel's dev_config has 256 bytes, and uio's name holds it once more
+LONGEST = 255 - len("retry/")  # the kernel's dev_config has 256 bytes, and cuts off what is beyond without a word
 VENDOR = Path("/usr/lib/tcmu-retry")
 HEALTH = ("good", "transitioning", "down")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -47,7 +47,6 @@ class DeviceConfig:
     """A LUN's configuration. filters: by name, their settings."""
 
     path: str
-    text: str = ""  # the configuration string that it was made from
     buffered: bool = False
     read_only: bool = False
     cache: str = "writethrough"
@@ -107,7 +106,7 @@ class Source:
 
     def verify(self) -> None:
         """Raises ConfigError where the defaults are no good: better no daemon than one that does not do as told."""
-        _build("", [*self._defaults(), _ANYWHERE])
+        _build([*self._defaults(), _ANYWHERE])
 
     def device(self, config: str) -> DeviceConfig:
         """What a configuration string means. Raises ConfigError."""
@@ -126,7 +125,7 @@ class Source:
             )
         first, *settings = config.split(";")
         place = f"configuration string {config}"
-        return _build(config, [*self._defaults(), self._named(first, place), _Layer(place, _pairs(settings, place))])
+        return _build([*self._defaults(), self._named(first, place), _Layer(place, _pairs(settings, place))])
 
     def check(self) -> tuple[list[Path], list[str]]:
         """Reads every file: those that there are, and a sentence about each that cannot be used."""
@@ -137,14 +136,14 @@ class Source:
             read.append(file)
             try:
                 layer = _defaults_of(file)
-                _build("", [*layers, layer, _ANYWHERE])
+                _build([*layers, layer, _ANYWHERE])
                 layers.append(layer)
             except ConfigError as error:
                 problems.append(str(error))
         for file in sorted(self._devices.glob("*.toml")):
             read.append(file)
             try:
-                _build("", [*layers, self._named(file.stem, str(file))])
+                _build([*layers, self._named(file.stem, str(file))])
             except ConfigError as error:
                 problems.append(str(error))
         return read, problems
@@ -196,7 +195,7 @@ def _defaults_of(file: Path) -> _Layer:
     return _Layer(str(file), _flatten(defaults))
 
 
-def _build(text: str, layers: Sequence[_Layer]) -> DeviceConfig:
+def _build(layers: Sequence[_Layer]) -> DeviceConfig:
     """One over the other, the last one the strongest. A layer must make sense over those below it."""
     own: dict[str, Any] = {}
     wrapped: dict[str, dict[str, str]] = {}
@@ -232,7 +231,7 @@ def _build(text: str, layers: Sequence[_Layer]) -> DeviceConfig:
         own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", usual.age)
     )
     plain = {key: own[key] for key in PLAIN if key in own}
-    return DeviceConfig(own["path"], text=text, policy=policy, budgets=budgets, filters=wrapped, **plain)
+    return DeviceConfig(own["path"], policy=policy, budgets=budgets, filters=wrapped, **plain)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import DeviceConfig, Source
 from tcmu_retry.daemon.device import Lun
-from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.script import Fault, Load, Ok, Script, Step
 from tcmu_retry.daemon.service import Service
@@ -77,13 +76,13 @@ class FaultyStorage(Wrapper):
 class Simulation(Service):
     """Everything but LIO: `export` makes a LUN whose kernel is simulated."""
 
-    def __init__(self, source: Source, keep: Keep, files: Path) -> None:
-        """files: a directory for the storage of a script's LUNs."""
-        super().__init__(source, keep)
+    def __init__(self, source: Source, state: Path) -> None:
+        """state: a directory, also for the storage of a script's LUNs."""
+        super().__init__(source, state)
         self.kernels: dict[str, SimulatedKernel] = {}
         self._faults: dict[str, Faults] = {}
         self._rates: dict[str, float] = {}
-        self._files = files
+        self._files = state
 
     async def start(self) -> None:
         """There is no kernel to listen to."""
@@ -100,6 +99,7 @@ class Simulation(Service):
         lun = Lun(
             request.name,
             lambda: f"serial-{request.name}",
+            request.config,
             request.size or SIZE,
             BLOCK,
             f"uio-{request.name}",

@@ -7,6 +7,8 @@ answered by one on stdout:
     {"lun", "write": LBA, "text"} or {"lun", "read": LBA}   ->  {"number"}
     {"wait": number, "timeout": s}                          ->  {"status": int or null}
     {"abort": number}                                       ->  {}
+    {"lun", "resize": bytes}                                ->  {"problem": sentence, or ""}
+    {"lun", "attention": true}                              ->  {"sense": hex of a TEST UNIT READY's sense}
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tcmu_retry.backends.base import BackendError
 from tcmu_retry.daemon.config import Source
-from tcmu_retry.daemon.keep import Keep
+from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.simulation import BLOCK, Simulation
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
@@ -30,7 +33,7 @@ from tcmu_retry.retryd import signals
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
 
 
-def initiator(service: Simulation) -> None:
+def initiator(service: Simulation, loop: asyncio.AbstractEventLoop) -> None:
     """In a thread of its own: carries out stdin."""
     commands: list[tuple[SimulatedKernel, SimulatedCommand]] = []
 
@@ -43,7 +46,19 @@ def initiator(service: Simulation) -> None:
             kernel, command = commands[asked["abort"]]
             kernel.abort([command])
             return {}
+        if "resize" in asked:
+            device = service.device(asked["lun"])
+            assert isinstance(device, Device)
+            try:
+                asyncio.run_coroutine_threadsafe(device.resize(asked["resize"]), loop).result()
+            except BackendError as error:
+                return {"problem": str(error)}
+            return {"problem": ""}
         kernel = service.kernels[asked["lun"]]
+        if "attention" in asked:
+            command = kernel.submit(bytes(6))
+            command.wait(5)
+            return {"sense": command.sense[:18].hex(" ")}
         if "write" in asked:
             data = asked["text"].encode().ljust(BLOCK, b"\0")
             command = kernel.submit(bytes([0x2A, 0, *asked["write"].to_bytes(4, "big"), 0, 0, 1, 0]), data)
@@ -60,10 +75,10 @@ def initiator(service: Simulation) -> None:
 
 async def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    service = Simulation(Source(Path(sys.argv[2])), Keep(Path(sys.argv[3])), Path())
+    service = Simulation(Source(Path(sys.argv[2])), Path(sys.argv[3]))
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
-    threading.Thread(target=partial(initiator, service), daemon=True).start()
+    threading.Thread(target=partial(initiator, service, asyncio.get_running_loop()), daemon=True).start()
     await signals(service).wait()
 
 
