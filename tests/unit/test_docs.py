@@ -9,6 +9,8 @@ from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.outage import TABLE
 from tcmu_retry.core.policy import SETTINGS, Fallback
 from tcmu_retry.daemon.config import OWN
+from tcmu_retry.dbus.interface import own
+from tcmu_retry.dbus.names import ACTION, DEVICE, MANAGER
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +31,14 @@ def test_the_readme_names_every_setting_and_fallback() -> None:
     text = (ROOT / "README.md").read_text()
     for word in (*SETTINGS, "path", *OWN, *(fallback.value for fallback in Fallback)):
         assert f"`{word}`" in text, word
+
+
+def test_polkit_knows_the_actions_of_the_d_bus_methods() -> None:
+    methods = [*own(MANAGER).methods.values(), *own(DEVICE).methods.values()]
+    text = (ROOT / "packaging/polkit/org.tcmu.retry1.policy").read_text()
+    assert {f"{ACTION}.{method.access}" for method in methods} - {f"{ACTION}.look"} == set(
+        re.findall(r'<action id="([^"]+)">', text)
+    )
 
 
 def test_every_event_is_explained_in_full_sentences() -> None:
