@@ -8,6 +8,7 @@ import re
 import threading
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,9 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tcmu_retry.core import events
-from tcmu_retry.daemon.api import DeviceStatus, DirectionStatus, Notice
+from tcmu_retry.daemon.api import DeviceStatus, Notice
 from tcmu_retry.daemon.metrics import Metrics
+from tests.statuses import DOWN, WELL
 from tests.vm.guest import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,11 +30,18 @@ class FakeDevice:
     name = 'vm"1\\'  # what a label must escape
 
     def status(self) -> DeviceStatus:
-        online = DirectionStatus("online", None, "", None, 1, 0, 0.0)
-        down = DirectionStatus("down", 12.5, "EIO", 1.0, 1, 3, 0.0)
-        return DeviceStatus(
-            self.name, "", "/x", 1 << 20, 512, "uio0", online, down, 7, 3584, 12.0, 2, 1, "moving", False, "gone", 1
-        )  # fmt: skip
+        return replace(
+            WELL,
+            name=self.name,
+            write=DOWN,
+            held=7,
+            held_bytes=3584,
+            oldest_held=12.0,
+            in_flight=2,
+            hung=1,
+            hold_reason="moving",
+            backend_error="gone",
+        )
 
     def statistics(self) -> dict[str, int]:
         return {"reads": 1, "writes": 2, "others": 3, "read_bytes": 512, "written_bytes": 1024, "errors": 9}
