@@ -16,6 +16,8 @@ from tcmu_retry.daemon.config import ConfigError, Source
 from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.metrics import Metrics
 from tcmu_retry.daemon.service import Service
+from tcmu_retry.daemon.systemd import Heart, Notifier
+from tcmu_retry.daemon.unfreeze import unfreeze
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
 from tcmu_retry.dbus.service import serve
@@ -35,10 +37,13 @@ def main() -> int:
         "--metrics-listen", metavar="ADDRESS:PORT", help="metrics for Prometheus over HTTP, no if absent"
     )
     parser.add_argument("--metrics-textfile", metavar="FILE", type=Path, help="the same in a file for node_exporter")
+    parser.add_argument("--unfreeze", action="store_true", help="let LUNs that nobody serves answer BUSY, and end")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
     journal.configure(arguments.debug)
+    if arguments.unfreeze:
+        return unfreeze()
     try:
         source = Source(arguments.config)
     except ConfigError as error:
@@ -82,9 +87,15 @@ async def _serve(service: Service, arguments: argparse.Namespace) -> int:
     if arguments.metrics_textfile:
         metrics.keep_textfile(arguments.metrics_textfile)
     log.info("tcmu-retryd %s serves user:retry", __version__)
+    notifier = Notifier()
+    heart = Heart(notifier, service.pulses, lambda: [device.status() for device in service.devices()])
+    beating = loop.create_task(heart.run())
+    notifier.tell(READY="1")
     await stop.wait()
+    notifier.tell(STOPPING="1", STATUS="stopping: held commands are answered BUSY")
     log.info("stopping: held commands are answered BUSY")
     await service.stop()
+    beating.cancel()
     await metrics.close(arguments.metrics_textfile)
     await bridge.close()
     await running.close()

@@ -111,6 +111,7 @@ class ReferencePump:
         self._ended: deque[_Job | Probed] = deque()
         self._outbox: deque[tuple[Event, bool]] = deque()  # with whether the gate closed at this event
         self._asleep = False
+        self._turned = time.monotonic()
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -162,6 +163,10 @@ class ReferencePump:
     def running(self) -> list[tuple[Command, float]]:
         return [(job.command, job.began) for job in list(self._running.values())]
 
+    def pulse(self) -> float:
+        self._rouse()
+        return self._turned
+
     def stop(self) -> None:
         if self._stopping:
             return
@@ -189,6 +194,7 @@ class ReferencePump:
         try:
             # Entries queued before we opened the device do not make it readable: the first scan comes before the wait.
             while not self._stopping:
+                self._turned = time.monotonic()
                 self._take_ended()
                 self._take_inbox()
                 if self._ring.unfetched:
@@ -217,6 +223,7 @@ class ReferencePump:
     def _outlive(self) -> None:
         """The ring is lost, but jobs still return; wait for `stop` without answering anything."""
         while not self._stopping:
+            self._turned = time.monotonic()
             self._asleep = True
             if not self._inbox:
                 select.select([self._wake], [], [])
