@@ -4,10 +4,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,6 +32,11 @@ fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
+
+soak: vm-kernel ## what takes longer than a test may, in parts that are run once; writes docs/reliability.md
+	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
+	$(BIN)/python -m tests.soak.parts $(PARTS)
 
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance

@@ -90,7 +90,10 @@ class PolicyOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all."""
+    """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all.
+
+    wwn: "" for a new one. Hosts that show the same storage give it the same WWN, so that multipath sees one disk.
+    """
 
     name: str
     config: str  # absolute path with ;key=value settings, or a name in devices.d
@@ -99,6 +102,7 @@ class ExportRequest:
     portals: Sequence[str] = ("0.0.0.0:3260",)
     initiators: Sequence[str] = ()
     any_initiator: bool = False
+    wwn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

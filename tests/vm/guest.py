@@ -50,7 +50,7 @@ def kernel() -> Path:
 class Guest:
     """A booted guest. `shared` is one directory of the host, writable under the same path in the guest."""
 
-    boot_seconds = 120.0
+    boot_seconds = 300.0
 
     def __init__(
         self, name: str = "guest", memory: str = "3G", disks: int = 2, shared: Path | None = None,
@@ -137,6 +137,11 @@ class Guest:
         if check and result.code:
             raise GuestError(str(result))
         return result
+
+    def look(self, command: str) -> str:
+        """What a command prints, stripped; "" if it fails."""
+        result = self.run(command, check=False)
+        return "" if result.code else result.out.strip()
 
     def warm(self, socket_path: str, arguments: list[str], timeout: float = 60) -> Result:
         """One call of the command line by `warm.py`."""

@@ -41,8 +41,6 @@ def initrd() -> Path:
 class SystemdGuest(Guest):
     """As `Guest`, and `shut_down`."""
 
-    boot_seconds = 240.0
-
     def __init__(self, name: str = "systemd", memory: str = "2G", disks: int = 1, forward: int = 0) -> None:
         self._initrd = initrd()
         self._booted = False
