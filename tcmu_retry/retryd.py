@@ -13,7 +13,6 @@ from pathlib import Path
 from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
-from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.metrics import Metrics
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.daemon.systemd import Heart, Notifier
@@ -49,20 +48,20 @@ def main() -> int:
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    service = Service(source, Keep(arguments.state / "policy"), arguments.state / "history.db")
-    status = asyncio.run(_serve(service, arguments))
+    status = asyncio.run(_serve(source, arguments))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(service: Service, arguments: argparse.Namespace) -> int:
+async def _serve(source: Source, arguments: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     bus: str | None = arguments.bus
+    service = Service(source, arguments.state)
     metrics = Metrics(service)
     if problem := rival.find():
         log.error("%s", problem)

@@ -21,6 +21,8 @@ HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 STORAGE_ACCEPTED = "TR-022"
+LUN_REFUSED = "TR-030"
+CHANGE_REFUSED = "TR-031"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,15 @@ MEANINGS = {
         " right one back, or unexport the LUN.",
     ),
     STORAGE_ACCEPTED: Meaning("its storage is accepted again", "Under the LUN's path is the storage it had before."),
+    LUN_REFUSED: Meaning(
+        "it cannot be made: {reason}",
+        "The kernel announced a new LUN and was told no; whoever made it, targetcli for example, saw only a failure.",
+    ),
+    CHANGE_REFUSED: Meaning(
+        "it is left as it is: {reason}",
+        "The kernel announced another size, configuration string or write cache (`set attribute` in targetcli) and was"
+        " told no; nothing was changed.",
+    ),
 }
 
 # What ends what. A code that stands on neither side is a moment.

@@ -220,8 +220,14 @@ class ServiceApi(Protocol):
     async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
         """The last samples of a LUN, oldest first; since 0: those of its last stretch."""
 
-    async def check_new(self, config: str) -> str:
-        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""
+    async def check_new(self, config: str, size: int = 0) -> str:
+        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage.
+
+        size: bytes that it must have at least.
+        """
+
+    async def change_medium(self, name: str, size: int, config: str) -> None:
+        """Serve a LUN from other storage that has its data, and with another size. Raises ApiError."""
 
     def watch(
         self,
