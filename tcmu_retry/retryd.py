@@ -15,9 +15,12 @@ from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import VENDOR, ConfigError, Source
+from tcmu_retry.daemon.metrics import Metrics
 from tcmu_retry.daemon.script import Script, ScriptError, parse
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.daemon.simulation import Simulation
+from tcmu_retry.daemon.systemd import Heart, Notifier
+from tcmu_retry.daemon.unfreeze import unfreeze
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
 from tcmu_retry.dbus.service import serve
@@ -45,6 +48,11 @@ def parser() -> argparse.ArgumentParser:
         const="",
         help="simulate the kernel, and what a script says; on the session bus, needs no root and keeps nothing",
     )
+    parser.add_argument(
+        "--metrics-listen", metavar="ADDRESS:PORT", help="metrics for Prometheus over HTTP, no if absent"
+    )
+    parser.add_argument("--metrics-textfile", metavar="FILE", type=Path, help="the same in a file for node_exporter")
+    parser.add_argument("--unfreeze", action="store_true", help="let LUNs that nobody serves answer BUSY, and end")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     return parser
@@ -54,12 +62,13 @@ def main() -> int:
     """The exit status, one of `EXITS`."""
     arguments = parser().parse_args()
     journal.configure(arguments.debug)
+    if arguments.unfreeze:
+        return unfreeze()
     source = Source(arguments.config, VENDOR)
     try:
         source.verify()
         if arguments.sim is None:
-            service = Service(source, arguments.state)
-            status = asyncio.run(_serve(service, arguments.bus))
+            status = asyncio.run(_serve(source, arguments))
         else:
             status = _simulate(source, arguments.sim, arguments.bus)
     except (ConfigError, ScriptError) as error:
@@ -133,8 +142,11 @@ async def _reload(service: Service) -> None:
     log.info("the configuration was read again: %d changes", len(lines))
 
 
-async def _serve(service: Service, bus: str | None) -> int:
+async def _serve(source: Source, arguments: argparse.Namespace) -> int:
+    bus: str | None = arguments.bus
+    service = Service(source, arguments.state)
     stop = signals(service)
+    metrics = Metrics(service)
     if problem := rival.find():
         log.error("%s", problem)
     try:
@@ -150,10 +162,24 @@ async def _serve(service: Service, bus: str | None) -> int:
         return FAILURE
     bridge = Bridge(service, bus)
     await bridge.start()
+    if arguments.metrics_listen:
+        try:
+            metrics.listen(arguments.metrics_listen)
+        except (OSError, ValueError) as error:  # no reason not to serve LUNs
+            log.error("there are no metrics over HTTP: %s", error)
+    if arguments.metrics_textfile:
+        metrics.keep_textfile(arguments.metrics_textfile)
     log.info("tcmu-retryd %s serves user:retry", __version__)
+    notifier = Notifier()
+    heart = Heart(notifier, service.pulses, lambda: [device.status() for device in service.devices()])
+    beating = asyncio.create_task(heart.run())
+    notifier.tell(READY="1")
     await stop.wait()
+    notifier.tell(STOPPING="1", STATUS="stopping: held commands are answered BUSY")
     log.info("stopping: held commands are answered BUSY")
     await service.stop()
+    beating.cancel()
+    await metrics.close(arguments.metrics_textfile)
     await bridge.close()
     await running.close()
     return OK
