@@ -86,9 +86,14 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The gate was closed because the main loop asked for it; `running` as in Finished."""
+    """The gate was closed; `running` as in Finished.
+
+    asked: because the main loop asked for it. Otherwise one of `running` has failed, and its Finished follows as soon
+    as it is known what the failure means.
+    """
 
     running: tuple[Command, ...]
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
