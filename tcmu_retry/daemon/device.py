@@ -546,6 +546,10 @@ class Device:
 
     # ---- looking
 
+    def pulse(self) -> float:
+        """As the pump's."""
+        return self._pump.pulse()
+
     @property
     def busy(self) -> bool:
         """Whether it has commands open, as far as is known here."""
