@@ -19,6 +19,7 @@ HANGS = "TR-012"
 HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
+PROMISES_TOO_MUCH = "TR-023"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,5 +93,11 @@ MEANINGS = {
         "its storage is refused: {reason}",
         "What is found under the LUN's path is not the storage it had. Nothing is read from or written to it. Bring the"
         " right one back, or unexport the LUN.",
+    ),
+    PROMISES_TOO_MUCH: Meaning(
+        "policy promises more than the chain holds: {reason}",
+        "Said when a LUN comes and when its policy is changed. The initiator gives up before retry_timeout is over, so"
+        " that the fallback never reaches it. `tcmu-retry doctor LUN` shows the whole chain of time-outs;"
+        " docs/initiators.md says what each kind of initiator tolerates and how to tune it.",
     ),
 }

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from tcmu_retry.backends.base import Identity
+from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon.api import Notice
 from tcmu_retry.daemon.config import DeviceConfig
@@ -110,15 +111,21 @@ class Memory:
 class Rig:
     """A served LUN. Nothing is tried again by itself for an hour: the test kicks."""
 
-    def __init__(self, cache: str = "writethrough", policy: Mapping[str, str] | None = None) -> None:
-        self.kernel = SimulatedKernel()
+    def __init__(
+        self,
+        cache: str = "writethrough",
+        policy: Mapping[str, str] | None = None,
+        kernel: SimulatedKernel | None = None,
+        initiator: str = "linux",
+    ) -> None:
+        self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
         lun = Lun("vm1", lambda: "serial", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
         self.device = Device(
             lun,
-            DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words)),
+            DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
             lambda discards: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
@@ -158,9 +165,14 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def served(cache: str = "writethrough", policy: Mapping[str, str] | None = None) -> AsyncIterator[Rig]:
+async def served(
+    cache: str = "writethrough",
+    policy: Mapping[str, str] | None = None,
+    kernel: SimulatedKernel | None = None,
+    initiator: str = "linux",
+) -> AsyncIterator[Rig]:
     """A LUN being served; each command must have been answered when it goes."""
-    rig = Rig(cache, policy)
+    rig = Rig(cache, policy, kernel, initiator)
     await rig.device.attach(rig.kernel.open, fresh=True)
     try:
         yield rig
