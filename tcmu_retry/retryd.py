@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from tcmu_retry import __version__
-from tcmu_retry.daemon import rival
+from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
@@ -27,37 +27,30 @@ def main() -> int:
     """Exit status: 0 stopped as told, 1 something the daemon needs is missing, 2 bad arguments or configuration."""
     parser = argparse.ArgumentParser(prog="tcmu-retryd", description="Serve the LUNs of TCMU's user:retry backstore.")
     parser.add_argument("--config", type=Path, default=Path("/etc/tcmu-retry"), help="directory of the configuration")
+    parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of the history")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address; the system bus if not given")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
-    logging.basicConfig(
-        level=logging.DEBUG if arguments.debug else logging.INFO,
-        format="%(levelname)s %(message)s"
-        if "JOURNAL_STREAM" in os.environ
-        else "%(asctime)s %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
-    for chatty in ("pyroute2", "asyncio"):
-        logging.getLogger(chatty).setLevel(logging.INFO)
+    journal.configure(arguments.debug)
     try:
         source = Source(arguments.config)
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    status = asyncio.run(_serve(source, arguments.bus))
+    status = asyncio.run(_serve(source, arguments.state / "history.db", arguments.bus))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(source: Source, bus: str | None) -> int:
+async def _serve(source: Source, history: Path, bus: str | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(source)
+    service = Service(source, history)
     if problem := rival.find():
         log.error("%s", problem)
     try:

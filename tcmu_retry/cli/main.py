@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from tcmu_retry import __version__
-from tcmu_retry.cli import devices, exports, notices, policies, queues
+from tcmu_retry.cli import devices, exports, histories, notices, policies, queues
 from tcmu_retry.cli import doctor as diagnoses
 from tcmu_retry.cli.client import OK, USAGE, Client, CliError
 
@@ -95,6 +95,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("name", metavar="NAME", nargs="?", help="this LUN; all if none is named")
     events = _verb(nouns, "events", notices.follow, "what happens, as it happens")
     events.add_argument("name", metavar="NAME", nargs="?", help="of this LUN only")
+    history = _verb(nouns, "history", histories.show, "what has happened; an outage drawn")
+    history.add_argument("name", metavar="NAME", nargs="?", help="of this LUN only")
+    history.add_argument("--since", metavar="DURATION", help="only the last so long, as 90m or 24h")
+    history.add_argument("--limit", type=int, metavar="N", help="only the last so many events")
+    history.add_argument(
+        "--plot", metavar="FILE", help="draw the LUN's last outage, or all since --since: .svg, .png or .pdf"
+    )
     explain = nouns.add_parser("explain", help="what an event's code means")
     explain.add_argument("code", metavar="CODE")
     explain.set_defaults(verb=None)

@@ -22,7 +22,7 @@ from tcmu_retry.core.actions import Action, Complete, Emit, Token, Verdict
 from tcmu_retry.core.hold import Entry, Stage
 from tcmu_retry.core.keeper import Keeper
 from tcmu_retry.core.outage import Outage, State, Trigger
-from tcmu_retry.core.policy import Budgets, Policy
+from tcmu_retry.core.policy import Budgets, Policy, flatten
 from tcmu_retry.scsi.request import Direction, Request
 
 
@@ -273,6 +273,8 @@ class Engine:
 
     def set_policy(self, policy: Policy, now: float) -> list[Action]:
         """Takes effect on what is held: waits and time-outs are reckoned by the new values from the old beginnings."""
+        before = flatten(self._keeper.policy)
+        changes = [f"{key}={value}" for key, value in flatten(policy).items() if before.get(key) != value]
         self._keeper.policy = policy
         for side, outage in self._keeper.outages.items():
             longest = policy.of(side).retry_max_interval * (1 + policy.of(side).retry_jitter)
@@ -283,5 +285,5 @@ class Engine:
                     entry.due = min(entry.due, soonest)
             self._keeper.rebuild(side)
             self._keeper.end_unwanted(side, now)
-        self._keeper.say(Emit(events.POLICY_CHANGED))
+        self._keeper.say(Emit(events.POLICY_CHANGED, None, {"changes": " ".join(changes)}))
         return self._keeper.turn(now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 
 OUTAGE_BEGAN = "TR-001"
@@ -19,6 +20,7 @@ HANGS = "TR-012"
 HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
+STORAGE_ACCEPTED = "TR-022"
 PROMISES_TOO_MUCH = "TR-023"
 
 
@@ -60,7 +62,7 @@ MEANINGS = {
         "Commands wait untried and their clocks stand still until `tcmu-retry device resume LUN`.",
     ),
     POLICY_CHANGED: Meaning(
-        "its policy was changed", "The new policy holds for held commands too, from their beginnings."
+        "its policy was changed: {changes}", "The new policy holds for held commands too, from their beginnings."
     ),
     SHED: Meaning(
         "over budget with {held} commands held: BUSY",
@@ -94,6 +96,7 @@ MEANINGS = {
         "What is found under the LUN's path is not the storage it had. Nothing is read from or written to it. Bring the"
         " right one back, or unexport the LUN.",
     ),
+    STORAGE_ACCEPTED: Meaning("its storage is accepted again", "Under the LUN's path is the storage it had before."),
     PROMISES_TOO_MUCH: Meaning(
         "policy promises more than the chain holds: {reason}",
         "Said when a LUN comes and when its policy is changed. The initiator gives up before retry_timeout is over, so"
@@ -101,3 +104,27 @@ MEANINGS = {
         " docs/initiators.md says what each kind of initiator tolerates and how to tune it.",
     ),
 }
+
+# What ends what. A code that stands on neither side is a moment.
+ENDS = {
+    RECOVERED: (OUTAGE_BEGAN, DOWN, TIMED_OUT, SHED, IGNORED),
+    GAVE_UP: (OUTAGE_BEGAN, DOWN, TIMED_OUT, SHED, IGNORED),
+    RESUMED: (HELD, STOPPED),
+    HANGS_NO_MORE: (HANGS,),
+    STORAGE_ACCEPTED: (STORAGE_REFUSED,),
+}
+BEGINS = frozenset(code for begun in ENDS.values() for code in begun)
+GOOD_NEWS = frozenset((*ENDS, POLICY_CHANGED, HELD))
+BY_PERSONS = frozenset((HELD, RESUMED, POLICY_CHANGED))
+
+_NAMESPACE = uuid.UUID("afc33dac-8c36-5249-8cc2-2b492d9940f0")
+
+
+def edge(code: str) -> str:
+    """ "begin", "end", or "moment"."""
+    return "begin" if code in BEGINS else "end" if code in ENDS else "moment"
+
+
+def message_id(code: str) -> str:
+    """The journal's MESSAGE_ID of a code, 32 hexadecimal digits; the same in every version."""
+    return uuid.uuid5(_NAMESPACE, code).hex

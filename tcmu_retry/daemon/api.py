@@ -50,6 +50,7 @@ class DirectionStatus:
     error: str  # errno name of the last failure of this outage
     next_probe_in: float | None
     window: int  # held commands that may be out at once
+    probes: int  # in this outage
     stopped: float  # seconds of this outage in which nothing was tried because of stop, readonly, offline or a hold
 
 
@@ -109,6 +110,26 @@ class Notice:
     message: str
     time: float
     fields: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A LUN's curve at one moment. Rates are bytes a second since the sample before; `errors`, `probes`: since then.
+
+    stretch: when the stretch of samples began that this one belongs to (an outage, with what led to it); seconds since
+    the epoch, as `time`.
+    """
+
+    time: float
+    stretch: float
+    held: int
+    oldest_held: float
+    read_rate: float
+    write_rate: float
+    errors: int
+    probes: int
+    read_state: str
+    write_state: str
 
 
 class DeviceApi(Protocol):
@@ -172,6 +193,12 @@ class ServiceApi(Protocol):
 
     def check_config(self, config: str) -> str:
         """What is wrong with a configuration string, in a sentence; "" where it is good."""
+
+    async def history(self, device: str, since: float, limit: int) -> list[Notice]:
+        """The last events, oldest first; device "": of all, also of LUNs that are gone; since: from the epoch."""
+
+    async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
+        """The last samples of a LUN, oldest first; since 0: those of its last stretch."""
 
     async def check_new(self, config: str) -> str:
         """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""

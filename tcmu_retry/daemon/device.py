@@ -116,6 +116,7 @@ class Device:
         self._watching: asyncio.TimerHandle | None = None
         self._hung_since: float | None = None
         self._withdrawn = False
+        self._refused = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
         self._backend: Backend
@@ -232,6 +233,9 @@ class Device:
             else:
                 error = 0
                 self._identity = self._backend.identity
+                if self._refused:
+                    self._refused = False
+                    self._emit(events.STORAGE_ACCEPTED, None, {})
                 self.backend_error = ""
                 self._pump.use(self._backend)
         self._reopening = None
@@ -240,7 +244,8 @@ class Device:
     def _backend_failed(self, failure: BackendError) -> None:
         if self.backend_error != str(failure):
             log.warning("LUN %s: %s", self.name, failure)
-            if failure.errno == errno.EMEDIUMTYPE:
+            if failure.errno == errno.EMEDIUMTYPE and not self._refused:
+                self._refused = True
                 self._emit(events.STORAGE_REFUSED, None, {"reason": str(failure)})
         self.backend_error = str(failure)
 
@@ -263,7 +268,7 @@ class Device:
                     self._commands[command.serial] = command
                 return actions + self._engine.finished(command.serial, _request(command), error, now)
             case TaskManagement(kind, commands, running):
-                log.info("LUN %s: task management %d names %d commands", self.name, kind, len(commands))
+                log.debug("LUN %s: task management %d names %d commands", self.name, kind, len(commands))
                 named = [command.serial for command in commands if not command.answered]
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,13 +20,16 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, rival
-from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice
+from tcmu_retry.daemon import export, journal, rival
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun
 from tcmu_retry.daemon.export import SUBTYPE
+from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
+from tcmu_retry.daemon.recorder import Recorder
+from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
@@ -45,8 +49,12 @@ class Service:
 
     version = __version__
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, history: Path | None = None) -> None:
+        """history: the file that keeps it; None: in memory only."""
         self._source = source
+        self._history = History(history)
+        self._recorder = Recorder(self._history)
+        self._storm = Storm()
         self._devices: dict[str, Device] = {}  # by uio name
         self._places: dict[str, Path] = {}  # configfs directory, by uio name
         self._attaching: set[str] = set()
@@ -54,6 +62,7 @@ class Service:
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._watchers: list[tuple[Callable[..., None], ...]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
@@ -75,6 +84,7 @@ class Service:
         self._uevents.close()
         await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
         self._devices.clear()
+        self._recorder.close()
         # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
         self._netlink.set_features(reply=False)
         self._netlink.close()
@@ -263,6 +273,12 @@ class Service:
             return str(error)
         return ""
 
+    async def history(self, device: str, since: float, limit: int) -> list[Notice]:
+        return await self._history.events(device, since, limit)
+
+    async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
+        return await self._history.samples(device, since, limit)
+
     async def check_new(self, config: str) -> str:
         if problem := rival.find() or self.check_config(config):
             return problem
@@ -292,7 +308,21 @@ class Service:
             watcher[which](what)
 
     def _notice(self, notice: Notice) -> None:
-        log.warning("%s %s: %s", notice.code, notice.device, notice.message)
+        now = time.monotonic()
+        waiting = self._storm.due()
+        if self._storm.passes(notice, now):
+            self._say(notice)
+        if waiting is None and (due := self._storm.due()) is not None:
+            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
+
+    def _storm_goes_on(self) -> None:
+        for notice in self._storm.end(time.monotonic()):
+            self._say(notice)
+        if (due := self._storm.due()) is not None:
+            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
+
+    def _say(self, notice: Notice) -> None:
+        journal.write(log, notice)
         self._tell(3, notice)
 
 

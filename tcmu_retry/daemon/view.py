@@ -35,6 +35,7 @@ def direction(engine: Engine, side: Direction, now: float) -> DirectionStatus:
         error="" if online else _name(outage.error),
         next_probe_in=max(outage.next_probe - now, 0.0) if probing else None,
         window=outage.window,
+        probes=0 if online else outage.probes,
         stopped=0.0 if online else outage.stood_still(now),
     )
 

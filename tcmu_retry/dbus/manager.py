@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import astuple
+from typing import Any
 
 from tcmu_retry.daemon.api import ApiError, ExportRequest, Notice, ServiceApi
 from tcmu_retry.dbus._lib import Variant
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import MANAGER
-from tcmu_retry.dbus.values import options, record, variant
+from tcmu_retry.dbus.values import options, plain, record, seconds, variant
 
 _REQUEST = {
     "name": "text",
@@ -19,6 +21,8 @@ _REQUEST = {
     "initiators": "list of texts",
     "any-initiator": "switch",
 }
+LONGEST = 10_000  # events or samples in one answer
+USUAL = 1000
 
 
 class Manager:
@@ -46,6 +50,22 @@ class Manager:
 
     def check_config(self, config: str) -> str:
         return self._service.check_config(config)
+
+    async def get_history(self, device: str, how: Mapping[str, Variant]) -> list[list[object]]:
+        return [event(notice) for notice in await self._service.history(device, *_range(how))]
+
+    async def get_samples(self, device: str, how: Mapping[str, Variant]) -> list[list[object]]:
+        return [list(astuple(sample)) for sample in await self._service.samples(device, *_range(how, LONGEST))]
+
+
+def _range(how: Mapping[str, Variant], usual: int = USUAL) -> tuple[float, int]:
+    """since and limit. Raises ApiError InvalidArgument."""
+    given: dict[str, Any] = dict(how)
+    since = plain(given.pop("since", 0.0))
+    if not isinstance(since, int | float) or isinstance(since, bool):
+        raise ApiError("InvalidArgument", "the option since must be a number of seconds since the epoch")
+    limit = options(given, {"limit": "number"}).get("limit", usual)
+    return seconds(since, "since") or 0.0, min(limit, LONGEST)
 
 
 def event(notice: Notice) -> list[object]:

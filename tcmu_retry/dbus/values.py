@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
             return plain(value.value)
         case dict():
             return {key: plain(item) for key, item in value.items()}
-        case list():
+        case list() | tuple():
             return [plain(item) for item in value]
         case _:
             return value
