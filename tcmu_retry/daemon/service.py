@@ -190,6 +190,7 @@ class Service:
         try:
             config = self._source.device(uio.config)
             attributes = configfs.prepare(uio)
+            configfs.make_room_for_reservations()
             lun = Lun(
                 uio.name,
                 partial(configfs.wwn, uio),
