@@ -1,4 +1,4 @@
-"""Hypothesis without its deadline: on a machine with other work 200 ms pass in anything, and say nothing of the code."""
+"""Hypothesis without its deadline: on a busy machine 200 ms pass in anything, and say nothing of the code."""
 
 from __future__ import annotations
 
