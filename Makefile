@@ -5,9 +5,9 @@ BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux
+	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 
-.PHONY: help demo test unit dbus vm lint vm-shell vm-kernel clean
+.PHONY: help demo test unit dbus dbus-next fuzz vm lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -15,13 +15,19 @@ help: ## this list
 demo: vm-kernel ## a real LUN, a real initiator, ext4, a 40 s outage: with holding and without (HERE=1: on this machine)
 	$(BIN)/python demo/run.py $(if $(HERE),--here)
 
-test: lint unit dbus vm ## all tests: lint, unit, D-Bus, virtual machine
+test: lint unit dbus dbus-next vm ## all tests: lint, unit, D-Bus, virtual machine
 
 unit: .venv/made ## the pure rooms and the simulated kernel: seconds
 	$(BIN)/python -m pytest tests/unit
 
 dbus: .venv/made build/packages ## daemon, D-Bus and CLI on a private bus, kernel simulated
 	$(BIN)/python -m pytest tests/dbus
+
+dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
+	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus; fi
+
+fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
+	TCMU_RETRY_FUZZ=5000 $(BIN)/python -m pytest tests/dbus/test_fuzz.py
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm

@@ -13,6 +13,7 @@ from pathlib import Path
 from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
+from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
@@ -27,7 +28,7 @@ def main() -> int:
     """Exit status: 0 stopped as told, 1 something the daemon needs is missing, 2 bad arguments or configuration."""
     parser = argparse.ArgumentParser(prog="tcmu-retryd", description="Serve the LUNs of TCMU's user:retry backstore.")
     parser.add_argument("--config", type=Path, default=Path("/etc/tcmu-retry"), help="directory of the configuration")
-    parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of the history")
+    parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of what is kept")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address; the system bus if not given")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
@@ -38,19 +39,19 @@ def main() -> int:
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    status = asyncio.run(_serve(source, arguments.state / "history.db", arguments.bus))
+    service = Service(source, Keep(arguments.state / "policy"), arguments.state / "history.db")
+    status = asyncio.run(_serve(service, arguments.bus))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(source: Source, history: Path, bus: str | None) -> int:
+async def _serve(service: Service, bus: str | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(source, history)
     if problem := rival.find():
         log.error("%s", problem)
     try:

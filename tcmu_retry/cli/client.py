@@ -51,10 +51,11 @@ class Client:
     async def __aenter__(self) -> Client:
         address = os.environ.get(ADDRESS)
         try:
-            self._bus = await MessageBus(bus_address=address, bus_type=BusType.SYSTEM).connect()
+            self._bus = await asyncio.wait_for(MessageBus(bus_address=address, bus_type=BusType.SYSTEM).connect(), 10)
         except (OSError, EOFError, AuthError, InvalidAddressError) as error:
             where = f"bus {address} ({ADDRESS})" if address else "system bus"
-            raise CliError(f"the {where} is not to be reached: {error}", UNREACHABLE) from None
+            reason = "no answer within 10 s" if isinstance(error, TimeoutError) else error
+            raise CliError(f"the {where} is not to be reached: {reason}", UNREACHABLE) from None
         return self
 
     async def __aexit__(self, *_: object) -> None:

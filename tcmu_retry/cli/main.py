@@ -88,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     change = _named(_verb(policy, "set", policies.set_policy, "change it, for held commands too"))
     change.add_argument("settings", metavar="KEY=VALUE", nargs="+")
     change.add_argument("--dry-run", action="store_true", help="only show what it would be")
+    change.add_argument("--persist", action="store_true", help="keep these changes over restarts of the daemon")
     change.add_argument("--if-generation", type=int, metavar="N", help="refuse if it was changed since")
+    reset = _named(_verb(policy, "reset", policies.reset, "back to the policy as it is configured"))
+    reset.add_argument("--persist", action="store_true", help="also drop what was kept over restarts")
     _verb(policy, "check", policies.check, "check a configuration string").add_argument("config", metavar="CONFIG")
 
     doctor = _verb(nouns, "doctor", diagnoses.diagnose, "the chain of time-outs, and the link that breaks first")

@@ -25,13 +25,20 @@ async def set_policy(client: Client, arguments: Namespace) -> None:
         if not equals or not key:
             raise CliError(f"{setting} is not KEY=VALUE", USAGE)
         changes[key] = Variant("s", value)
-    options = {"dry-run": Variant("b", arguments.dry_run)}
+    options = {"dry-run": Variant("b", arguments.dry_run), "persist": Variant("b", arguments.persist)}
     if arguments.if_generation is not None:
         options["if-generation"] = Variant("t", arguments.if_generation)
     policy = await client.device(arguments.name, "SetPolicy", "a{sv}a{sv}", changes, options)
     _print(arguments, policy, None)
     if not arguments.dry_run:
         await warn(client, arguments.name)
+
+
+async def reset(client: Client, arguments: Namespace) -> None:
+    """Back to the policy as it is configured."""
+    options = {"reset": Variant("b", True), "persist": Variant("b", arguments.persist)}
+    policy = await client.device(arguments.name, "SetPolicy", "a{sv}a{sv}", {}, options)
+    _print(arguments, policy, None)
 
 
 async def check(client: Client, arguments: Namespace) -> None:

@@ -194,6 +194,16 @@ def _translate(policy: Policy, changes: Mapping[str, object]) -> list[tuple[str,
     return ours
 
 
+def touched(changes: Mapping[str, object]) -> frozenset[str]:
+    """The keys of `flatten` that valid changes set, whether to another value or not."""
+    keys = set()
+    for key, _ in _translate(DEFAULT, changes):
+        first = key.partition(".")[0]
+        both = key != "allow_data_loss" and first not in _SIDES
+        keys |= {f"{side}.{key}" for side in _SIDES} if both else {key}
+    return frozenset(keys)
+
+
 def _set(policy: Policy, key: str, value: object) -> Policy:
     if key == "allow_data_loss":
         return replace(policy, allow_data_loss=parse_bool(value, key))

@@ -10,6 +10,7 @@ from decimal import Decimal
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+LONGEST = 100 * 365.25 * 86400.0  # seconds; what is longer is a mistake, and no clock counts to infinity
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
 
 
@@ -28,13 +29,19 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 def parse_duration(value: object, key: str) -> float:
     """Seconds from "500ms", "30s", "2m", "1h"; a bare number is milliseconds, as QEMU writes it. Raises ValueError."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0:
-        return value / 1000
-    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    unit = match[2] if match else ""
-    if match is None or (unit and unit not in _UNITS):
-        raise ValueError(f"{key}={value} is not a duration; write 500ms, 30s, 2m or 1h, or a number of milliseconds")
-    return float(match[1]) * _UNITS.get(unit, 0.001)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
+        seconds = value / 1000 if value <= LONGEST * 1000 else math.inf
+    else:
+        match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+        unit = match[2] if match else ""
+        if match is None or (unit and unit not in _UNITS):
+            raise ValueError(
+                f"{key}={value} is not a duration; write 500ms, 30s, 2m or 1h, or a number of milliseconds"
+            )
+        seconds = float(match[1]) * _UNITS.get(unit, 0.001)
+    if seconds > LONGEST:
+        raise ValueError(f"{key}={value} is more than 100 years; 0 stands for ever where that makes sense")
+    return seconds
 
 
 def format_duration(seconds: float) -> str:
@@ -69,7 +76,7 @@ def parse_number(value: object, key: str, low: float, high: float = math.inf) ->
     """A finite number between low and high. Raises ValueError."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(value, bool) or not low <= number <= high or not math.isfinite(number):
         bounds = f"of at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"

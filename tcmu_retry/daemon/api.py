@@ -72,9 +72,20 @@ class DeviceStatus:
     in_flight: int
     hung: int  # I/O out for longer than io_warn_after
     hold_reason: str  # "" while no person holds the LUN
+    hold_expires_in: float | None  # None: no hold, or one without an end
     draining: bool
     backend_error: str  # "" while the backend is open
     policy_generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """How a policy is changed. persist: also over restarts. reset: from the configured policy, not the present one."""
+
+    dry_run: bool = False
+    persist: bool = False
+    reset: bool = False
+    if_generation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +159,11 @@ class DeviceApi(Protocol):
 
     def statistics(self) -> dict[str, int]: ...
 
-    def set_policy(
-        self, changes: Mapping[str, object], dry_run: bool = False, if_generation: int | None = None
-    ) -> Policy:
+    @property
+    def policy_changed(self) -> Mapping[str, str]:
+        """The settings that people changed since the LUN was configured."""
+
+    async def set_policy(self, changes: Mapping[str, object], options: PolicyOptions) -> Policy:
         """Atomic; the effective policy. Raises ApiError InvalidPolicy, or Busy where the generation differs."""
 
     def kick(self, serials: Sequence[int] = ()) -> int:

@@ -36,11 +36,12 @@ from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
 from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
 from tcmu_retry.core.engine import Engine
-from tcmu_retry.core.policy import Policy, PolicyError, change
+from tcmu_retry.core.policy import Policy
 from tcmu_retry.daemon import view
-from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice
+from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.pump.base import (
     Arrived,
     Broken,
@@ -92,12 +93,15 @@ class Device:
         open_storage: Callable[[], Backend],
         notify: Callable[[Notice], None],
         changed: Callable[[Device], None],
+        kept: Mapping[str, str],
+        keep: Callable[[Mapping[str, str]], None],
     ) -> None:
-        """disk: makes the disk, told whether the storage can discard. open_storage may block, raises BackendError."""
+        """disk: makes the disk, told whether the storage can discard. open_storage may block, raises BackendError.
+
+        kept, keep: the policy's changes that outlive the daemon, see `Tuning`.
+        """
         self.lun = lun
         self.config = config
-        self.policy: Policy = config.policy
-        self.policy_generation = 1
         self.backend_error = ""
         self.hold_reason = ""
         self.draining = False
@@ -106,7 +110,8 @@ class Device:
         self._notify = notify
         self._tell_changed = changed
         self._changed_due = False
-        self._engine = Engine(config.policy, config.budgets, random.random)
+        self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
+        self._engine = Engine(self.policy, config.budgets, random.random)
         self._commands: dict[Token, Command] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
@@ -126,6 +131,14 @@ class Device:
     @property
     def name(self) -> str:
         return self.lun.name
+
+    @property
+    def policy(self) -> Policy:
+        return self._tuning.policy
+
+    @property
+    def policy_changed(self) -> Mapping[str, str]:
+        return self._tuning.changed
 
     # ---- coming and going
 
@@ -415,9 +428,10 @@ class Device:
             in_flight=self._pump.statistics().in_flight,
             hung=len(self._hung(now)),
             hold_reason=self.hold_reason,
+            hold_expires_in=None if self._expiry is None else max(self._expiry.when() - self._loop.time(), 0.0),
             draining=self.draining,
             backend_error=self.backend_error,
-            policy_generation=self.policy_generation,
+            policy_generation=self._tuning.generation,
         )
 
     def held(self, offset: int = 0, limit: int = 0) -> list[HeldCommand]:
@@ -464,25 +478,12 @@ class Device:
 
     # ---- persons
 
-    def set_policy(
-        self, changes: Mapping[str, object], dry_run: bool = False, if_generation: int | None = None
-    ) -> Policy:
-        if if_generation is not None and if_generation != self.policy_generation:
-            raise ApiError(
-                "Busy",
-                f"the policy of {self.name} is at generation {self.policy_generation}, not {if_generation};"
-                " look at it again and repeat the change",
-            )
-        try:
-            policy = change(self.policy, changes)
-        except PolicyError as error:
-            raise ApiError("InvalidPolicy", str(error)) from error
-        if not dry_run and policy != self.policy:
-            self.policy = policy
-            self.policy_generation += 1
-            self._act(self._engine.set_policy(policy, time.monotonic()))
-            self._check_promise()
-        return policy
+    async def set_policy(self, changes: Mapping[str, object], options: PolicyOptions) -> Policy:
+        return await self._tuning.set(changes, options)
+
+    def _apply_policy(self, policy: Policy) -> None:
+        self._act(self._engine.set_policy(policy, time.monotonic()))
+        self._check_promise()
 
     def _check_promise(self) -> None:
         for link in policy_links(self.policy, self.config.initiator):

@@ -26,6 +26,7 @@ from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device, Lun
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
+from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.recorder import Recorder
@@ -49,9 +50,10 @@ class Service:
 
     version = __version__
 
-    def __init__(self, source: Source, history: Path | None = None) -> None:
+    def __init__(self, source: Source, keep: Keep, history: Path | None = None) -> None:
         """history: the file that keeps it; None: in memory only."""
         self._source = source
+        self._keep = keep
         self._history = History(history)
         self._recorder = Recorder(self._history)
         self._storm = Storm()
@@ -208,7 +210,14 @@ class Service:
     async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
         device = Device(
-            lun, config, partial(_disk, lun, config), partial(_open, config), self._notice, partial(self._tell, 0)
+            lun,
+            config,
+            partial(_disk, lun, config),
+            partial(_open, config),
+            self._notice,
+            partial(self._tell, 0),
+            await offload(self._keep.load, lun.name, config.path),
+            partial(self._keep.save, lun.name, config.path),
         )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
@@ -266,6 +275,7 @@ class Service:
         if device is not None:
             await device.withdraw()
         await offload(export.unexport, name)
+        await offload(self._keep.forget, name)
 
     def check_config(self, config: str) -> str:
         try:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from tcmu_retry.core.policy import flatten
-from tcmu_retry.daemon.api import DeviceApi
+from tcmu_retry.daemon.api import DeviceApi, PolicyOptions
 from tcmu_retry.dbus._lib import Variant
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import DEVICE
@@ -40,6 +40,7 @@ class DeviceObject:
             "BackendError": status.backend_error,
             "Policy": flatten(self._device.policy),
             "PolicyGeneration": status.policy_generation,
+            "PolicyChanged": dict(self._device.policy_changed),
         }
 
     def get_status(self) -> dict[str, Variant]:
@@ -51,9 +52,10 @@ class DeviceObject:
     def get_statistics(self) -> dict[str, int]:
         return self._device.statistics()
 
-    def set_policy(self, changes: Mapping[str, Variant], how: Mapping[str, Variant]) -> dict[str, str]:
-        given = options(how, {"dry-run": "switch", "if-generation": "number"})
-        return flatten(self._device.set_policy(plain(changes), **given))
+    async def set_policy(self, changes: Mapping[str, Variant], how: Mapping[str, Variant]) -> dict[str, str]:
+        known = {"dry-run": "switch", "persist": "switch", "reset": "switch", "if-generation": "number"}
+        given = PolicyOptions(**options(how, known))
+        return flatten(await self._device.set_policy(plain(dict(changes)), given))
 
     def kick(self, serials: list[int]) -> int:
         return self._device.kick(serials)

@@ -18,7 +18,7 @@ DOCTYPE = (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """Signatures, and who may call it: "look" or "change"; "" for the methods every D-Bus object has."""
+    """Signatures, and who may call it: "look", or a polkit action; "" for the methods every D-Bus object has."""
 
     name: str
     inputs: str

@@ -12,7 +12,8 @@ DEVICES_PATH = f"{ROOT}/device"
 MANAGER = f"{BUS_NAME}.Manager"
 DEVICE = f"{BUS_NAME}.Device"
 ERROR = f"{BUS_NAME}.Error"
-ACCESS = f"{BUS_NAME}.Access"  # annotation of a method: who may call it
+ACCESS = f"{BUS_NAME}.Access"  # annotation of a method: "look", or the last part of a polkit action
+ACTION = "org.tcmu.retry1"  # polkit's actions; older ones take no capital letters
 
 INTROSPECTABLE = "org.freedesktop.DBus.Introspectable"
 PROPERTIES = "org.freedesktop.DBus.Properties"

@@ -57,6 +57,26 @@ class World:
         answer: dict[str, Any] = json.loads(result.out)
         return answer
 
+    def wait(self) -> None:
+        """For the daemon to answer."""
+        until = time.monotonic() + 20
+        while self.call("device", "list").code:
+            assert time.monotonic() < until
+            assert self.daemon.poll() is None, self.said()
+
+    def stop(self) -> None:
+        assert self.daemon.stdin is not None
+        assert self.daemon.stdout is not None
+        self.daemon.stdin.close()
+        self.daemon.wait(timeout=20)
+        self.daemon.stdout.close()
+
+    def restart(self) -> None:
+        """Another daemon with the same configuration and state; its kernel has no LUN."""
+        self.stop()
+        self.daemon = start(self.address, self.directory)
+        self.wait()
+
     @property
     def away(self) -> Path:
         return self.directory / "away"
@@ -100,10 +120,27 @@ class World:
         return list(held)
 
 
+# As the session bus, but for everybody: the tests also call as a user without rights.
+BUS = """<busconfig>
+  <type>session</type>
+  <listen>unix:tmpdir=/tmp</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <allow own="*"/>
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+  </policy>
+</busconfig>
+"""
+
+
 @pytest.fixture(scope="session")
 def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    config = tmp_path_factory.mktemp("bus") / "bus.conf"
+    config.write_text(BUS)
     process = subprocess.Popen(
-        ["dbus-daemon", "--session", "--nofork", "--print-address"], stdout=subprocess.PIPE, text=True
+        ["dbus-daemon", f"--config-file={config}", "--nofork", "--print-address"], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()
@@ -115,26 +152,20 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def world(bus: str, tmp_path: Path) -> Iterator[World]:
     (tmp_path / "etc").mkdir()
-    log = (tmp_path / "daemon.log").open("w")
-    daemon = subprocess.Popen(
-        [sys.executable, str(HERE / "simulated_daemon.py"), bus, str(tmp_path / "etc")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        text=True,
-    )
-    made = World(bus, tmp_path, daemon)
-    until = time.monotonic() + 20
-    while made.call("device", "list").code:
-        assert time.monotonic() < until
-        assert daemon.poll() is None, (tmp_path / "daemon.log").read_text()
+    made = World(bus, tmp_path, start(bus, tmp_path))
+    made.wait()
     yield made
-    assert daemon.stdin is not None
-    assert daemon.stdout is not None
-    daemon.stdin.close()
-    daemon.wait(timeout=20)
-    daemon.stdout.close()
-    log.close()
-    said = (tmp_path / "daemon.log").read_text()
-    assert "Traceback" not in said
-    assert "did not return" not in said
+    made.stop()
+    assert "Traceback" not in made.said()
+    assert "did not return" not in made.said()
+
+
+def start(bus: str, directory: Path) -> subprocess.Popen[str]:
+    with (directory / "daemon.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, str(HERE / "simulated_daemon.py"), bus, str(directory / "etc"), str(directory / "kept")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )

@@ -1,6 +1,6 @@
 """tcmu-retryd with the kernel simulated; devices, storage, D-Bus service and configuration are the real ones.
 
-usage: simulated_daemon.py BUS CONFIG-DIRECTORY
+usage: simulated_daemon.py BUS CONFIG-DIRECTORY STATE-DIRECTORY
 
 `Export` makes a LUN with a simulated kernel side. Commands of an initiator come by stdin, one JSON object a line, each
 answered by one on stdout:
@@ -24,6 +24,7 @@ from tcmu_retry.backends.base import BackendError
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.device import Lun
+from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
@@ -37,8 +38,8 @@ BLOCK = 512
 class SimulatedService(Service):
     """Everything but LIO."""
 
-    def __init__(self, source: Source) -> None:
-        super().__init__(source)
+    def __init__(self, source: Source, keep: Keep) -> None:
+        super().__init__(source, keep)
         self._source = source
         self.kernels: dict[str, SimulatedKernel] = {}
 
@@ -99,7 +100,7 @@ def initiator(service: SimulatedService) -> None:
 
 
 async def main() -> None:
-    service = SimulatedService(Source(Path(sys.argv[2])))
+    service = SimulatedService(Source(Path(sys.argv[2])), Keep(Path(sys.argv[3])))
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
     threading.Thread(target=partial(initiator, service), daemon=True).start()

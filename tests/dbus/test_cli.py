@@ -111,8 +111,8 @@ def test_an_aborted_held_command_is_answered_and_never_written(world: World) -> 
 
 
 def test_io_that_hangs_is_shown_and_told_of(world: World) -> None:
-    """0 s  a write whose storage neither fails nor returns    0.5 s  it counts as hung    3 s  it returns"""
-    world.lun("vm1", "delay.write=3s;io_warn_after=500ms")
+    """0 s  a write whose storage neither fails nor returns    0.5 s  it counts as hung    8 s  it returns"""
+    world.lun("vm1", "delay.write=8s;io_warn_after=500ms")
     number = world.write("vm1", 5)
     [command] = world.held("vm1", 1)
     assert command["waits_for"] == "io"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 import xml.etree.ElementTree as ET
 from importlib import resources
@@ -11,28 +12,17 @@ from typing import Any
 import pytest
 
 from tcmu_retry.dbus._lib import Message, MessageBus, MessageType, Variant
+from tests.dbus.caller import MANAGER, NAME, Caller, CallFailed, close
 from tests.dbus.conftest import World
-
-NAME = "org.tcmu.Retry1"
-MANAGER = "/org/tcmu/Retry1/manager"
 
 
 def call(world: World, path: str, interface: str, member: str, signature: str = "", *body: object) -> Any:
     """The first value of the answer, or (error name, sentence)."""
-
-    async def ask() -> Any:
-        bus = await MessageBus(bus_address=world.address).connect()
-        message = Message(
-            destination=NAME, path=path, interface=interface, member=member, signature=signature, body=list(body)
-        )
-        reply = await bus.call(message)
-        bus.disconnect()
-        assert reply is not None
-        if reply.message_type is MessageType.ERROR:
-            return (reply.error_name, reply.body[0])
-        return reply.body[0] if reply.body else None
-
-    return asyncio.run(ask())
+    with Caller(world.address) as caller:
+        try:
+            return caller.call(path, interface, member, signature, *body)
+        except CallFailed as failure:
+            return failure.name, failure.text
 
 
 def members(node: ET.Element, interface: str) -> set[tuple[str, str, str]]:
@@ -109,7 +99,7 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
         )
         await asyncio.to_thread(story)
         await asyncio.wait_for(gone.wait(), 5)
-        bus.disconnect()
+        await close(bus)
 
     def note(message: Message) -> None:
         if message.message_type is MessageType.SIGNAL and message.sender != "org.freedesktop.DBus":
@@ -140,3 +130,28 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
     assert ("PropertiesChanged", "retrying") in edges
     assert ("PropertiesChanged", "online") in edges
     assert edges[-1] == ("InterfacesRemoved", "")
+
+
+@pytest.mark.parametrize("which", ["Manager", "Device"])
+def test_busctl_reads_in_the_introspection_what_the_xml_says(world: World, which: str) -> None:
+    world.lun("vm1")
+    path = MANAGER if which == "Manager" else "/org/tcmu/Retry1/device/vm1"
+    done = subprocess.run(
+        ["busctl", f"--address={world.address}", "introspect", NAME, path, f"{NAME}.{which}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    shown = {tuple(line.split()[:4]) for line in done.stdout.splitlines()[1:]}
+    source = ET.fromstring((resources.files("tcmu_retry.dbus") / f"{NAME}.{which}.xml").read_text())
+    for item in source.iter():
+        if item.tag in ("method", "signal", "property"):
+            inputs = "".join(arg.attrib["type"] for arg in item.iter("arg") if arg.get("direction") != "out") or "-"
+            results = "".join(arg.attrib["type"] for arg in item.iter("arg") if arg.get("direction") == "out") or "-"
+            [found] = [line for line in shown if line[0] == "." + item.attrib["name"]]
+            assert found[1] == item.tag
+            assert found[2] == item.get("type", inputs)
+            assert item.tag == "property" or found[3] == results
+            shown.remove(found)
+    assert not shown, "not in the XML"

@@ -207,7 +207,7 @@ class Lab:
         guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
         self.start_daemon()
         guest.run(f"for i in $(seq 300); do [ -e {WARM}.ready ] && exit; sleep 0.1; done; exit 1")
-        eventually(lambda: not self.call("device", "list").code, 30, "tcmu-retryd on the bus")
+        eventually(lambda: not self.call("device", "list").code, 120, "tcmu-retryd on the bus")
 
     @property
     def environment(self) -> dict[str, str]:

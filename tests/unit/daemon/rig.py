@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from tcmu_retry.backends.base import Identity
 from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, change
-from tcmu_retry.daemon.api import Notice
+from tcmu_retry.daemon.api import Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.device import Device, Lun
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
@@ -132,11 +132,18 @@ class Rig:
             lambda: self.storage,
             self.notices.append,
             lambda _: None,
+            {},
+            lambda _: None,
         )
 
     def state(self, side: Direction) -> str:
         status = self.device.status()
         return (status.read if side is Direction.READ else status.write).state
+
+    async def policy(self, dry_run: bool = False, **changes: str) -> None:
+        """In keyword arguments __ stands for the dot."""
+        words = {key.replace("__", "."): value for key, value in changes.items()}
+        await self.device.set_policy(words, PolicyOptions(dry_run=dry_run))
 
     def write(self, lba: int, data: bytes) -> SimulatedCommand:
         data = data.ljust(-(-len(data) // BLOCK) * BLOCK, b"\0")

@@ -26,13 +26,13 @@ def test_it_is_said_when_the_policy_is_changed_and_not_again() -> None:
     async def story() -> None:
         async with served() as rig:
             assert warnings(rig) == []
-            rig.device.set_policy({"retry_timeout": "8m"})
-            rig.device.set_policy({"write.retry_timeout": "10m"}, dry_run=True)
+            await rig.policy(retry_timeout="8m")
+            await rig.policy(dry_run=True, write__retry_timeout="10m")
             assert warnings(rig) == []
-            rig.device.set_policy({"write.retry_timeout": "10m"})
+            await rig.policy(write__retry_timeout="10m")
             [said] = warnings(rig)
             assert "write.retry_timeout=10m is more than linux waits (8m)" in said
-            rig.device.set_policy({"write.retry_timeout": "10m"})
+            await rig.policy(write__retry_timeout="10m")
             assert len(warnings(rig)) == 1
 
     asyncio.run(story())

@@ -12,7 +12,7 @@ def side(down: bool, probes: int = 0) -> DirectionStatus:
 
 def status(down: bool = False, held: int = 0, probes: int = 0) -> DeviceStatus:
     return DeviceStatus(
-        "vm1", "", "/x", 1, 512, "uio0", side(False), side(down, probes), held, 0, 2.5, 0, 0, "", False, "", 1
+        "vm1", "", "/x", 1, 512, "uio0", side(False), side(down, probes), held, 0, 2.5, 0, 0, "", None, False, "", 1
     )  # fmt: skip
 
 

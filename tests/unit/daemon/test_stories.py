@@ -60,13 +60,8 @@ async def story(side: Direction, group: ErrorClass, fallback: Fallback, cache: s
         rig.storage.medium[:BLOCK] = b"before".ljust(BLOCK, b"\0")
         if group not in NEVER_HELD:
             await held_and_back(rig, side, group)
-        rig.device.set_policy(
-            {
-                "retry": "false",
-                f"{side.value}.fallback": fallback.value,
-                f"{side.value}.classes.medium.fallback": fallback.value,
-            }
-        )
+        words = {f"{side.value}__fallback": fallback.value, f"{side.value}__classes__medium__fallback": fallback.value}
+        await rig.policy(retry="false", **words)
         await fallen_back(rig, side, group, fallback)
 
 
