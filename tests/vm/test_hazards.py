@@ -141,8 +141,8 @@ def test_a_full_window_is_held_and_task_management_comes_through(lab: Lab) -> No
         guest.run("sed -i 's/^node.session.queue_depth.*/node.session.queue_depth = 32/' /etc/iscsi/iscsid.conf")
     lun.storage.fail()
     guest.start(
-        f"fio --name=window --filename={lun.disk} --rw=write --bs=4k --size=2M --iodepth=100 --ioengine=libaio --direct=1"
-        " --verify=crc32c; echo end $?",
+        f"fio --name=window --filename={lun.disk} --rw=write --bs=4k --size=2M --iodepth=100"
+        " --ioengine=libaio --direct=1 --verify=crc32c; echo end $?",
         "window.log",
     )
     lun.wait_held(64, 30)
