@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
 	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm lint vm-shell vm-kernel clean
+.PHONY: help demo test unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,6 +31,9 @@ fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
+
+conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
+	$(BIN)/python -m tests.conformance
 
 lint: .venv/made ## ruff and mypy
 	$(BIN)/ruff check .

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 from tcmu_retry.core.actions import Token, Verdict
 from tcmu_retry.core.errors import ErrorClass
-from tcmu_retry.scsi.request import Direction, Extent, Op, Request
+from tcmu_retry.scsi.request import COPY_PIECE, Direction, Extent, Op, Request
 
 BUCKET = 20  # bits
 WIDE = 64  # buckets
@@ -71,8 +71,13 @@ class Entry:
 
     @property
     def weight(self) -> int:
-        """Bytes that are kept for it while it is held: UNMAP and WRITE SAME name far more than they carry."""
-        return 0 if self.request.op in (Op.UNMAP, Op.WRITE_SAME) else self.request.length
+        """Bytes that are kept for it while it is held: UNMAP, WRITE SAME and COPY name far more than they carry."""
+        match self.request.op:
+            case Op.UNMAP | Op.WRITE_SAME:
+                return 0
+            case Op.COPY:
+                return min(self.request.length // 2, COPY_PIECE)
+        return self.request.length
 
     @property
     def place(self) -> int:
@@ -88,7 +93,7 @@ class Commands:
         self._buckets: dict[int, dict[Token, Entry]] = {}
         self.held = 0
         self.held_bytes = 0
-        self.closing = 0  # entries that keep the gate closed though nothing is held: fences and COMPARE AND WRITE
+        self.closing = 0  # entries that keep the gate closed though nothing is held: fences, and what excludes others
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
@@ -140,7 +145,7 @@ class Commands:
         if entry.stage is Stage.HELD:
             self.held += sign
             self.held_bytes += sign * entry.weight
-        elif entry.stage is Stage.FENCE or entry.request.op is Op.COMPARE_AND_WRITE:
+        elif entry.stage is Stage.FENCE or entry.request.op.excludes:
             self.closing += sign
 
     def _overlapping(self, entry: Entry) -> Iterable[Entry]:

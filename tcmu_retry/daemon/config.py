@@ -45,6 +45,7 @@ class DeviceConfig:
 
     path: str
     buffered: bool = False
+    read_only: bool = False
     cache: str = "writethrough"
     policy: Policy = DEFAULT
     budgets: Budgets = field(default_factory=Budgets)
@@ -65,6 +66,7 @@ def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:
 
 OWN: dict[str, Callable[[object, str], object]] = {
     "buffered": parse_bool,
+    "read_only": parse_bool,
     "health": _word(HEALTH),
     "cache": _word(("writethrough", "writeback")),
     "max_held": lambda value, key: int(parse_number(value, key, 1)),
@@ -172,7 +174,11 @@ class Source:
                 measured.get("initiator.busy", base.busy),
                 "configured",
             )
-        plain = {key: own[key] for key in ("buffered", "cache", "health", "io_warn_after", "initiator") if key in own}
+        plain = {
+            key: own[key]
+            for key in ("buffered", "read_only", "cache", "health", "io_warn_after", "initiator")
+            if key in own
+        }
         return DeviceConfig(path, policy=policy, budgets=budgets, filters=layers, **plain)
 
 

@@ -274,6 +274,7 @@ class Device:
                 return self._closed(running, now) + self._arrived(command, now)
             case Finished(command, 0 | errno.ECANCELED as error, _, running):
                 self._commands.pop(command.serial, None)
+                self._told_end(command, error == 0)
                 return self._closed(running, now) + self._engine.finished(command.serial, _request(command), error, now)
             case Finished(command, error, _, running):
                 actions = self._closed(running, now)
@@ -329,9 +330,14 @@ class Device:
             self._answer(command, outcome)
             self._reshape()
             return []
+        self._reshape()
         command.request = outcome
         self._commands[command.serial] = command
         return self._engine.arrived(command.serial, outcome, now)
+
+    def _told_end(self, command: Command, good: bool) -> None:
+        if command.request is not None and command.request.op is Op.COPY:
+            self._disk.copied(command.request, good)
 
     def _answer(self, command: Command, reply: Reply) -> None:
         command.answered = True
@@ -354,6 +360,7 @@ class Device:
                     self._pump.dispatch(self._commands[token])
                 case Complete(token, answer):
                     command = self._commands.pop(token)
+                    self._told_end(command, False)
                     self._answer(command, self._render(command, answer))
                 case Probe(direction):
                     self._pump.probe(direction)

@@ -353,8 +353,14 @@ def _size(config: DeviceConfig) -> int:
 
 def _disk(lun: Lun, config: DeviceConfig, can_discard: bool) -> Disk:
     identity = DiskIdentity(lun.wwn(), lun.name)
-    write_back = config.cache == "writeback"
-    return Disk(identity, lun.block_size, lun.size, can_discard=can_discard, write_back=write_back)
+    return Disk(
+        identity,
+        lun.block_size,
+        lun.size,
+        can_discard=can_discard,
+        read_only=config.read_only,
+        write_back=config.cache == "writeback",
+    )
 
 
 def _open_channel(uio: UioDevice, reset: bool) -> UioChannel:

@@ -16,6 +16,7 @@ class Command:
 
     iovs: (offset, length) pairs in the mapping, Data-Out or Data-In.
     compared: COMPARE AND WRITE's compare phase succeeded, a retry goes on with its write phase.
+    copied, piece: pieces of a COPY that are in place, and what was read for the next one; a retry goes on there.
     """
 
     serial: int
@@ -25,6 +26,8 @@ class Command:
     arrived: float  # CLOCK_MONOTONIC seconds
     request: Request | None = None
     compared: bool = False
+    copied: int = 0
+    piece: memoryview | None = None
     answered: bool = False  # the main loop's mark: it has asked for the completion
 
     @property
@@ -36,7 +39,8 @@ class Command:
 class Arrived:
     """A command that the pump does not run by itself: not plain, or the gate is closed.
 
-    COMPARE AND WRITE must see no other write between its halves: it closes the gate; `running` as in Finished.
+    What reads and then writes (`cdb.EXCLUDING`) must see no other write in between: it closes the gate; `running` as
+    in Finished.
     """
 
     command: Command

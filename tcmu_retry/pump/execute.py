@@ -1,8 +1,9 @@
 """Carries out one command's request against a backend, in a worker thread.
 
 A short transfer goes on within the attempt; no progress is EIO. Every attempt starts at byte 0: what an earlier one
-moved was never acknowledged. COMPARE AND WRITE is the exception: once its compare has succeeded, a retry must not
-compare again, for it may find its own half-written data.
+moved was never acknowledged. Two are exceptions. Once the compare of COMPARE AND WRITE has succeeded, a retry must not
+compare again, for it may find its own half-written data. A COPY may write over what it was to read: each piece is read
+once, kept until it is written, and a retry goes on with it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import Command
-from tcmu_retry.scsi.request import Compare, Extent, Op, Request
+from tcmu_retry.scsi.request import COPY_PIECE, Compare, Extent, Op, Request
 
 CHUNK = 1 << 20  # bytes; scratch for compares and repeated patterns
 
@@ -67,7 +68,30 @@ class _Attempt:
                 (extent,) = request.extents
                 self._write(extent.offset, _cut(self._buffers, 0, extent.length))
                 return self._verify(extent)
+            case Op.OR_WRITE:
+                self._or_write(request.extents[0])
+            case Op.COPY:
+                self._copy()
         return None
+
+    def _or_write(self, extent: Extent) -> None:
+        for piece, view in _scratch(extent):
+            self._read(piece.offset, [view])
+            bits = b"".join(_cut(self._buffers, piece.offset - extent.offset, piece.length))
+            both = int.from_bytes(view, "little") | int.from_bytes(bits, "little")
+            view[:] = both.to_bytes(piece.length, "little")
+            self._write(piece.offset, [view])
+
+    def _copy(self) -> None:
+        command = self._command
+        for source, destination in islice(_pieces(self._request.extents), command.copied, None):
+            if command.piece is None:
+                piece = memoryview(mmap.mmap(-1, source.length))
+                self._read(source.offset, [piece])
+                command.piece = piece
+            self._write(destination.offset, [command.piece])
+            command.piece = None
+            command.copied += 1
 
     def _unmap(self) -> None:
         for extent in self._request.extents:
@@ -175,6 +199,15 @@ class _Attempt:
         """Before each call of the backend: nothing starts for a command that was answered or aborted meanwhile."""
         if self._command.answered:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+def _pieces(extents: tuple[Extent, ...]) -> Iterator[tuple[Extent, Extent]]:
+    """Sources and destinations of a COPY in order. Of ranges that overlap, what will be overwritten is copied first."""
+    for source, destination in zip(extents[::2], extents[1::2], strict=True):
+        starts = range(0, source.length, COPY_PIECE)
+        for at in reversed(starts) if source.offset < destination.offset < source.end else starts:
+            length = min(COPY_PIECE, source.length - at)
+            yield Extent(source.offset + at, length), Extent(destination.offset + at, length)
 
 
 def _scratch(extent: Extent) -> Iterator[tuple[Extent, memoryview]]:

@@ -50,7 +50,7 @@ from tcmu_retry.pump.base import (
 )
 from tcmu_retry.pump.execute import execute
 from tcmu_retry.pump.workers import Workers
-from tcmu_retry.scsi.cdb import plain
+from tcmu_retry.scsi.cdb import EXCLUDING, plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
 from tcmu_retry.scsi.sense import MISCOMPARE, Sense
 from tcmu_retry.tcmu.base import Channel
@@ -58,7 +58,6 @@ from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError
 
 log = logging.getLogger(__name__)
 
-COMPARE_AND_WRITE = 0x89
 ABORTED = Reply(Status.TASK_ABORTED)
 WORKERS = 16
 
@@ -273,7 +272,7 @@ class ReferencePump:
     def _start(self, commands: list[Command]) -> None:
         for command in commands:
             shape = self._shape
-            if command.cdb[0] == COMPARE_AND_WRITE:
+            if command.cdb[:1] and command.cdb[0] in EXCLUDING:
                 self._close_and_tell(lambda running, command=command: Arrived(command, running))  # type: ignore[misc]
             elif (
                 self._gate_open

@@ -14,7 +14,7 @@ from tcmu_retry.scsi.sense import (
     CheckCondition,
     Sense,
 )
-from tcmu_retry.scsi.unit import DiskIdentity, Unit
+from tcmu_retry.scsi.unit import CopyStatus, DiskIdentity, Unit
 
 __all__ = ["Disk", "DiskIdentity"]
 
@@ -62,6 +62,8 @@ class Disk:
         command, handler = opcodes.find(task.cdb, unit.can_discard)
         if command.access is not opcodes.Access.NONE and unit.stopped:
             raise CheckCondition(NOT_READY_STOPPED)
+        if command.access is not opcodes.Access.NONE:
+            unit.resting = None
         if command.access is opcodes.Access.WRITE and unit.read_only:
             raise CheckCondition(WRITE_PROTECTED)
         return handler(unit, task)
@@ -73,8 +75,15 @@ class Disk:
 
     @property
     def plain(self) -> bool:
-        """Nothing stands against running commands by `cdb.plain` unasked: no unit attention waits, it is started."""
-        return not self._unit.attentions and not self._unit.stopped
+        """Nothing stands against running commands by `cdb.plain` unasked: no attention waits, it is awake."""
+        unit = self._unit
+        return not (unit.attentions or unit.stopped or unit.resting)
+
+    def copied(self, request: Request, good: bool) -> None:
+        """A COPY that `handle` asked for has ended; initiators may ask how."""
+        for copy in self._unit.copies.values():
+            if copy.request is request:
+                copy.status = CopyStatus.DONE if good else CopyStatus.FAILED
 
     @property
     def read_only(self) -> bool:

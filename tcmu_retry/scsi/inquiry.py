@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Callable
 
 from tcmu_retry.scsi.cdb import MAXIMUM_TRANSFER, Task
+from tcmu_retry.scsi.copying import third_party_copy_page
+from tcmu_retry.scsi.designators import designator, of_unit, serial_number, text
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition
 from tcmu_retry.scsi.unit import (
     GRANULE,
@@ -37,23 +38,6 @@ def inquiry(unit: Unit, task: Task) -> bytes:
     return (struct.pack(">xBH", page, len(body)) + body)[:allocation]
 
 
-def naa(serial: str) -> bytes:
-    """The NAA-6 identifier of a WWN, as the kernel and its tools make it: 6 001405, then 25 hex digits of the WWN.
-
-    A WWN with fewer hex digits would not be unique so; its hash takes their place.
-    """
-    digits = "".join(character for character in serial.lower() if character in "0123456789abcdef")
-    if len(digits) < 25:
-        digits = hashlib.sha256(serial.encode()).hexdigest()
-    return bytes.fromhex("6001405" + digits[:25])
-
-
-def _text(text: str, width: int) -> bytes:
-    """Left-aligned ASCII of fixed width; what is not printable becomes a question mark (SPC-4 §4.3.1)."""
-    printable = "".join(character if " " <= character <= "~" else "?" for character in text)
-    return printable[:width].ljust(width).encode()
-
-
 def _standard(identity: DiskIdentity) -> bytes:
     return struct.pack(
         ">BBBBBBBB8s16s4s20s2x8H22x",
@@ -62,13 +46,13 @@ def _standard(identity: DiskIdentity) -> bytes:
         0x06,  # SPC-4
         0x12,  # HISUP, response data format 2
         96 - 5,
-        0x10,  # TPGS: implicit
+        0x18,  # TPGS: implicit; 3PC: third-party copy
         0x10,  # MULTIP
         0x02,  # CMDQUE
-        _text(identity.vendor, 8),
-        _text(identity.product, 16),
-        _text(identity.revision, 4),
-        _text(identity.name, 20),  # vendor specific
+        text(identity.vendor, 8),
+        text(identity.product, 16),
+        text(identity.revision, 4),
+        text(identity.name, 20),  # vendor specific
         *VERSIONS,
         *(0 for _ in range(8 - len(VERSIONS))),
     )
@@ -79,23 +63,14 @@ def _supported_pages(unit: Unit) -> bytes:
 
 
 def _serial_number(unit: Unit) -> bytes:
-    return _text(unit.identity.serial, len(unit.identity.serial))
+    return serial_number(unit.identity)
 
 
 def _device_identification(unit: Unit) -> bytes:
-    """Designators: T10 vendor ID, NAA, relative target port, target port group."""
-
-    def designator(code_set: int, association_and_type: int, value: bytes) -> bytes:
-        return struct.pack(">BBxB", code_set, association_and_type, len(value)) + value
-
-    identity = unit.identity
-    vendor_based = _text(identity.vendor, 8) + _serial_number(unit)
-    return (
-        designator(0x1, 0x03, naa(identity.serial))
-        + designator(0x2, 0x01, vendor_based[:252])
-        + designator(0x1, 0x14, struct.pack(">2xH", TARGET_PORT))
-        + designator(0x1, 0x15, struct.pack(">2xH", TARGET_PORT_GROUP))
-    )
+    """Designators: NAA, T10 vendor ID, relative target port, target port group."""
+    port = designator(0x1, 0x14, struct.pack(">2xH", TARGET_PORT))
+    group = designator(0x1, 0x15, struct.pack(">2xH", TARGET_PORT_GROUP))
+    return b"".join((*of_unit(unit.identity), port, group))
 
 
 def _extended(unit: Unit) -> bytes:
@@ -134,6 +109,7 @@ _PAGES: dict[int, Callable[[Unit], bytes]] = {
     0x80: _serial_number,
     0x83: _device_identification,
     0x86: _extended,
+    0x8F: third_party_copy_page,
     0xB0: _block_limits,
     0xB1: _block_device_characteristics,
     0xB2: _logical_block_provisioning,

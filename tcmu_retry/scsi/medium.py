@@ -64,8 +64,16 @@ def _verify(unit: Unit, task: Task, op: Op) -> Request | None:
 def compare_and_write(unit: Unit, task: Task) -> Request | None:
     """COMPARE AND WRITE; the buffer holds what is expected, then what is written."""
     extent = _extent(unit, task.cdb)
-    _expect(task, 2 * extent.length)
+    if task.data_length != 2 * extent.length:  # the length field has one byte: 256 blocks would say 0 there
+        raise CheckCondition(INVALID_FIELD_IN_CDB.at(13))
     return Request(Op.COMPARE_AND_WRITE, (extent,), fua=_fua(task.cdb)) if extent.length else None
+
+
+def or_write(unit: Unit, task: Task) -> Request | None:
+    """OR WRITE (16)."""
+    extent = _transfer(unit, task.cdb)
+    _expect(task, extent.length)
+    return Request(Op.OR_WRITE, (extent,), fua=_fua(task.cdb)) if extent.length else None
 
 
 def write_same(unit: Unit, task: Task) -> Request:

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from tcmu_retry.scsi import inquiry, medium, modes, readiness, reports
+from tcmu_retry.scsi import copying, inquiry, logs, medium, modes, readiness, reports
 from tcmu_retry.scsi.cdb import Task
 from tcmu_retry.scsi.request import Request
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, INVALID_OPCODE, CheckCondition
@@ -58,7 +58,7 @@ def _row(
 ) -> Command:
     """usage: hex digits; of an opcode with service actions the second byte tells which."""
     data = bytes.fromhex(usage)
-    action = data[1] & SERVICE_ACTION if data[0] in (0x5E, 0x5F, 0x9E, 0xA3) else None
+    action = data[1] & SERVICE_ACTION if data[0] in (0x5E, 0x5F, 0x83, 0x84, 0x9E, 0xA3) else None
     return Command(data[0], action, name, data, access, handler, thin, tested_by)
 
 
@@ -108,7 +108,7 @@ TABLE: tuple[Command, ...] = (
     _row("16 00 0000 00 04", "RESERVE (6)", "test_opcodes"),
     _row("17 00 0000 00 04", "RELEASE (6)", "test_opcodes"),
     _row("1a 08 ffff ff 04", "MODE SENSE (6)", "test_modes", modes.mode_sense),
-    _row("1b 01 0000 05 04", "START STOP UNIT", "test_readiness", readiness.start_stop_unit),
+    _row("1b 01 0000 f5 04", "START STOP UNIT", "test_readiness", readiness.start_stop_unit),
     _row("1d 17 0000 00 04", "SEND DIAGNOSTIC", "test_readiness", readiness.send_diagnostic),
     _row("1e 00 0000 01 04", "PREVENT ALLOW MEDIUM REMOVAL", "test_readiness", readiness.prevent_allow_medium_removal),
     _row("25 00 ffffffff 0000 01 04", "READ CAPACITY (10)", "test_reports", reports.read_capacity_10),
@@ -122,6 +122,7 @@ TABLE: tuple[Command, ...] = (
     _row("41 00 ffffffff 3f ffff 04", "WRITE SAME (10)", "test_medium", medium.write_same, _WRITE, thin=False),
     _row("41 08 ffffffff 3f ffff 04", "WRITE SAME (10)", "test_medium", medium.write_same, _WRITE, thin=True),
     _row("42 00 00000000 3f ffff 04", "UNMAP", "test_medium", medium.unmap, _WRITE, thin=True),
+    _row("4d 00 ff ff 00 ffff ffff 04", "LOG SENSE", "test_logs", logs.log_sense),
     _row("55 10 0000000000 ffff 04", "MODE SELECT (10)", "test_modes", modes.mode_select),
     _row("56 00 0000000000 0000 04", "RESERVE (10)", "test_opcodes"),
     _row("57 00 0000000000 0000 04", "RELEASE (10)", "test_opcodes"),
@@ -138,11 +139,22 @@ TABLE: tuple[Command, ...] = (
     _row("5f 05 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, PREEMPT AND ABORT", "test_opcodes"),
     _row("5f 06 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, REGISTER AND IGNORE EXISTING KEY", "test_opcodes"),
     _row("5f 07 ff 0000 ffffffff 04", "PERSISTENT RESERVE OUT, REGISTER AND MOVE", "test_opcodes"),
+    _row(
+        "83 00 0000000000000000 ffffffff 00 04", "EXTENDED COPY (LID1)", "test_copying", copying.extended_copy, _WRITE
+    ),
+    _row("84 00 ff 00000000000000 ffffffff 00 04", "RECEIVE COPY STATUS (LID1)", "test_copying", copying.copy_status),
+    _row(
+        "84 03 0000000000000000 ffffffff 00 04",
+        "RECEIVE COPY OPERATING PARAMETERS",
+        "test_copying",
+        copying.operating_parameters,
+    ),
     _row("88 18 ffffffffffffffff ffffffff 3f 04", "READ (16)", "test_medium", medium.read, _READ),
     _row(
         "89 18 ffffffffffffffff 000000 ff 3f 04", "COMPARE AND WRITE", "test_medium", medium.compare_and_write, _WRITE
     ),
     _row("8a 18 ffffffffffffffff ffffffff 3f 04", "WRITE (16)", "test_medium", medium.write, _WRITE),
+    _row("8b 18 ffffffffffffffff ffffffff 3f 04", "OR WRITE (16)", "test_medium", medium.or_write, _WRITE),
     _row(
         "8e 16 ffffffffffffffff ffffffff 3f 04", "WRITE AND VERIFY (16)", "test_medium", medium.write_and_verify, _WRITE
     ),

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from tcmu_retry.scsi.cdb import Task
 from tcmu_retry.scsi.request import Op, Request
-from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, NO_SENSE, NOT_READY_STOPPED, CheckCondition, Sense
+from tcmu_retry.scsi.sense import (
+    IDLE_BY_COMMAND,
+    INVALID_FIELD_IN_CDB,
+    NO_SENSE,
+    NOT_READY_STOPPED,
+    STANDBY_BY_COMMAND,
+    CheckCondition,
+    Sense,
+)
 from tcmu_retry.scsi.unit import Unit
 
 
@@ -20,14 +28,26 @@ def test_unit_ready(unit: Unit, task: Task) -> None:
 
 def request_sense(unit: Unit, task: Task) -> bytes:
     """REQUEST SENSE: takes a waiting unit attention, else says what TEST UNIT READY would; DESC chooses the format."""
-    sense = unit.attentions.pop(0) if unit.attentions else _trouble(unit) or NO_SENSE
+    sense = unit.attentions.pop(0) if unit.attentions else _trouble(unit) or unit.resting or NO_SENSE
     data = sense.descriptors() if task.cdb[1] & 0x01 else sense.fixed()
     return data[: task.cdb[4]]
 
 
 def start_stop_unit(unit: Unit, task: Task) -> Request | None:
-    """START STOP UNIT without power conditions; a stop writes back a volatile cache first (SBC-4 5.31)."""
-    unit.stopped = not task.cdb[4] & 0x01
+    """START STOP UNIT; a stop writes back a volatile cache first (SBC-4 5.31). A power condition needs no START bit."""
+    match task.cdb[4] >> 4:
+        case 0:
+            unit.stopped, unit.resting = not task.cdb[4] & 0x01, None
+        case 1:
+            unit.stopped, unit.resting = False, None
+        case 2:
+            unit.stopped, unit.resting = False, IDLE_BY_COMMAND
+        case 3:
+            unit.stopped, unit.resting = False, STANDBY_BY_COMMAND
+        case 7:  # conditions are the unit's own affair again; it has no timers, so nothing changes
+            pass
+        case _:
+            raise CheckCondition(INVALID_FIELD_IN_CDB.at(4, 7))
     return Request(Op.FLUSH) if unit.stopped and unit.write_back else None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+COPY_PIECE = 1 << 20  # bytes that a COPY reads before it writes them, and keeps while the writing is retried
+
 
 class Direction(enum.Enum):
     """Which half of the policy governs a command; `write` is everything that changes or flushes the medium."""
@@ -24,10 +26,17 @@ class Op(enum.Enum):
     COMPARE_AND_WRITE = "compare-and-write"
     VERIFY = "verify"
     WRITE_AND_VERIFY = "write-and-verify"
+    OR_WRITE = "or-write"
+    COPY = "copy"
 
     @property
     def direction(self) -> Direction:
         return Direction.READ if self in (Op.READ, Op.VERIFY) else Direction.WRITE
+
+    @property
+    def excludes(self) -> bool:
+        """Writes what depends on what it read: no other write may come between the two."""
+        return self in (Op.COMPARE_AND_WRITE, Op.OR_WRITE, Op.COPY)
 
 
 class Compare(enum.Enum):
@@ -57,7 +66,8 @@ class Extent:
 class Request:
     """One command as the storage sees it.
 
-    extents: exactly one, but for FLUSH (none: the whole medium) and UNMAP (any number).
+    extents: exactly one, but for FLUSH (none: the whole medium), UNMAP (any number), and COPY (a source and a
+        destination of the same length in turn).
     fua: the effect must be on stable media before GOOD, whatever the cache mode says.
     compare: VERIFY and WRITE AND VERIFY only.
     unmap, zeroes: WRITE SAME only: blocks may be deallocated; the pattern is zeros and no data came (NDOB).

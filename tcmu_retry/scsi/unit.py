@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass, field
 
+from tcmu_retry.scsi.request import Request
 from tcmu_retry.scsi.sense import Sense
 
 GRANULE = 4096  # bytes; what storage likes to write and to deallocate in one piece
@@ -24,13 +26,31 @@ class DiskIdentity:
     revision: str = "1"  # 4
 
 
+class CopyStatus(enum.Enum):
+    """COPY COMMAND STATUS of RECEIVE COPY STATUS (SPC-4 §6.18.2)."""
+
+    RUNNING = 0
+    DONE = 1
+    FAILED = 2
+
+
+@dataclass(slots=True)
+class Copy:
+    """An EXTENDED COPY that an initiator may ask about. request None: there was nothing to copy."""
+
+    request: Request | None
+    status: CopyStatus
+
+
 @dataclass(slots=True)
 class Unit:
     """Plain state; who changes it is its commands and `Disk`.
 
     descriptor_sense, software_write_protect: D_SENSE and SWP of the control mode page.
     stopped: by START STOP UNIT. It lives as long as the daemon: a disk that lost its power starts again by itself.
+    resting: idle or standby by START STOP UNIT, as REQUEST SENSE tells it; the next access to the medium ends it.
     health: what TEST UNIT READY says while the storage is away, or None.
+    copies: by list identifier, a byte.
     """
 
     identity: DiskIdentity
@@ -43,8 +63,10 @@ class Unit:
     descriptor_sense: bool = False
     software_write_protect: bool = False
     stopped: bool = False
+    resting: Sense | None = None
     health: Sense | None = None
     attentions: list[Sense] = field(default_factory=list)
+    copies: dict[int, Copy] = field(default_factory=dict)
 
     @property
     def read_only(self) -> bool:

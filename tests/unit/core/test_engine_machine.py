@@ -19,7 +19,7 @@ from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Prob
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.outage import State
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
-from tcmu_retry.scsi.request import Direction, Extent, Op, Request
+from tcmu_retry.scsi.request import COPY_PIECE, Direction, Extent, Op, Request
 
 MIB = 1 << 20
 PLAIN = (Op.READ, Op.WRITE, Op.FLUSH)
@@ -63,7 +63,7 @@ def requests() -> st.SearchStrategy[Request]:
     """Reads and writes for the most part."""
 
     def of(op: Op) -> st.SearchStrategy[Request]:
-        fewest, most = {Op.FLUSH: (0, 0), Op.UNMAP: (0, 3)}.get(op, (1, 1))
+        fewest, most = {Op.FLUSH: (0, 0), Op.UNMAP: (0, 3), Op.COPY: (2, 2)}.get(op, (1, 1))
         return st.builds(Request, st.just(op), st.lists(extents(), min_size=fewest, max_size=most).map(tuple))
 
     return st.sampled_from([Op.READ, Op.WRITE] * 4 + list(Op)).flatmap(of)
@@ -97,6 +97,8 @@ class Open:
 
 def weight(request: Request) -> int:
     """What the budget of bytes counts."""
+    if request.op is Op.COPY:
+        return min(request.length // 2, COPY_PIECE)
     return 0 if request.op in (Op.UNMAP, Op.WRITE_SAME) else request.length
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tcmu_retry.backends.base import Identity
 from tcmu_retry.pump.base import Command
 from tcmu_retry.pump.execute import CHUNK, execute
-from tcmu_retry.scsi.request import Compare, Extent, Op, Request
+from tcmu_retry.scsi.request import COPY_PIECE, Compare, Extent, Op, Request
 
 BLOCK = 512
 Fault = int | OSError | None  # bytes moved at most, an error, or nothing
@@ -322,3 +323,49 @@ def test_retried_until_done(medium: bytearray, where: tuple[int, int], faults: l
             break
     medium[where[0] * BLOCK : sum(where) * BLOCK] = pattern(where[1], seed)
     assert backend.medium == medium
+
+
+@given(st.binary(min_size=4 * BLOCK, max_size=4 * BLOCK), st.binary(min_size=2 * BLOCK, max_size=2 * BLOCK))
+def test_or_write_sets_bits_and_a_retry_changes_nothing_more(old: bytes, bits: bytes) -> None:
+    """The write fails half done; the second attempt starts at byte 0 and the outcome is that of one attempt."""
+    backend = FakeBackend(bytearray(old), [None, SHORT, EIO])
+    task = command(Op.OR_WRITE, (1, 2))
+    with pytest.raises(OSError, match="Input"):
+        execute(task, backend, split(bits, [100]), BLOCK)
+    execute(task, backend, split(bits, [100]), BLOCK)
+    middle = bytes(some | other for some, other in zip(old[BLOCK:], bits, strict=False))
+    assert backend.medium == old[:BLOCK] + middle + old[3 * BLOCK :]
+
+
+SHIFTED = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(1, 4))
+
+
+@given(
+    segments=st.lists(SHIFTED, min_size=1, max_size=4),
+    faults=st.lists(st.sampled_from([None, None, SHORT, EIO]), max_size=20),
+)
+def test_a_copy_that_is_retried_ends_as_if_nothing_had_failed(
+    segments: list[tuple[int, int, int]], faults: list[Fault]
+) -> None:
+    """Sources that overlap their destination, or that an earlier segment has overwritten: each is read once."""
+    model = bytearray(pattern(16))
+    for source, destination, count in segments:
+        model[destination * BLOCK : (destination + count) * BLOCK] = model[source * BLOCK : (source + count) * BLOCK]
+    task = command(Op.COPY, *(pair for one, other, count in segments for pair in ((one, count), (other, count))))
+    backend = FakeBackend(bytearray(pattern(16)), list(faults))
+    for _ in range(len(faults) + 1):
+        with contextlib.suppress(OSError):
+            execute(task, backend, [], BLOCK)
+            break
+    assert backend.medium == model
+
+
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_long_copy_over_itself_moves_the_data_whole(shift: int) -> None:
+    """Longer than a piece, so that the order of the pieces counts."""
+    blocks = 2 * COPY_PIECE // BLOCK + 3
+    before = os.urandom((blocks + 2) * BLOCK)
+    backend = FakeBackend(bytearray(before))
+    execute(command(Op.COPY, (1, blocks), (1 + shift, blocks)), backend, [], BLOCK)
+    at = (1 + shift) * BLOCK
+    assert backend.medium[at : at + blocks * BLOCK] == before[BLOCK : BLOCK + blocks * BLOCK]

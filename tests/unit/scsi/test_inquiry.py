@@ -2,8 +2,8 @@
 
 import pytest
 
+from tcmu_retry.scsi.designators import naa
 from tcmu_retry.scsi.disk import DiskIdentity
-from tcmu_retry.scsi.inquiry import naa
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB
 
 
@@ -19,7 +19,7 @@ def test_standard_data(lun) -> None:
     """Direct access, SPC-4, format 2, implicit ALUA, queueing; names; SBC-3 among the version descriptors."""
     data = lun.good(**inquiry())
     assert len(data) == 96
-    assert data[:8] == bytes((0, 0, 6, 0x12, 91, 0x10, 0x10, 0x02))
+    assert data[:8] == bytes((0, 0, 6, 0x12, 91, 0x18, 0x10, 0x02))
     assert data[8:36] == b"TCMU    tcmu-retry      1   "
     assert data[36:56].rstrip() == b"vm1"
     assert data[58:64] == bytes.fromhex("00a0 0460 04c0")
@@ -36,12 +36,12 @@ def test_a_buffer_shorter_than_the_allocation_length_is_not_overrun(lun) -> None
 
 def test_page_without_evpd_and_unknown_page_are_refused(lun) -> None:
     assert lun.refused("INQUIRY", put={2: 0x83, 4: 255}, length=255) == INVALID_FIELD_IN_CDB.at(2)
-    assert lun.refused(**inquiry(0x8F)) == INVALID_FIELD_IN_CDB.at(2)
+    assert lun.refused(**inquiry(0x8A)) == INVALID_FIELD_IN_CDB.at(2)
 
 
 def test_every_listed_page_answers_with_its_own_code_and_length(lun) -> None:
     pages = lun.good(**inquiry(0x00))
-    assert pages == bytes((0, 0, 0, 7, 0x00, 0x80, 0x83, 0x86, 0xB0, 0xB1, 0xB2))
+    assert pages == bytes((0, 0, 0, 8, 0x00, 0x80, 0x83, 0x86, 0x8F, 0xB0, 0xB1, 0xB2))
     for page in pages[4:]:
         data = lun.good(**inquiry(page))
         assert (data[0], data[1], int.from_bytes(data[2:4], "big")) == (0, page, len(data) - 4)

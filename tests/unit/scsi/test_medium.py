@@ -131,8 +131,17 @@ def test_compare_and_write(lun) -> None:
     assert request == Request(Op.COMPARE_AND_WRITE, (Extent(3 * 512, 255 * 512),), fua=True)
     lun.good("COMPARE AND WRITE", count=0)
     for length in (0, 512, 1536):
-        assert lun.refused("COMPARE AND WRITE", count=1, length=length) == INVALID_FIELD_IN_COMMAND_IU
+        assert lun.refused("COMPARE AND WRITE", count=1, length=length) == INVALID_FIELD_IN_CDB.at(13)
     assert lun.refused("COMPARE AND WRITE", count=256, length=512 * 512) == INVALID_FIELD_IN_CDB.at(12, 0)
+
+
+def test_or_write(lun) -> None:
+    request = lun.request("OR WRITE (16)", lba=3, count=2, length=1024, flags=FUA)
+    assert request == Request(Op.OR_WRITE, (Extent(3 * 512, 1024),), fua=True)
+    lun.good("OR WRITE (16)", count=0)
+    assert lun.refused("OR WRITE (16)", count=1, length=1024) == INVALID_FIELD_IN_COMMAND_IU
+    assert lun.refused("OR WRITE (16)", lba=lun.blocks, count=1, length=512) == LBA_OUT_OF_RANGE
+    assert lun.refused("OR WRITE (16)", count=1, length=512, flags=0x20) == INVALID_FIELD_IN_CDB.at(1, 5)
 
 
 @pytest.mark.parametrize("command", WRITE_SAMES)

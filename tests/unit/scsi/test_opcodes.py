@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
+from tcmu_retry.scsi.cdb import EXCLUDING
 from tcmu_retry.scsi.opcodes import TABLE, Access, Command
-from tcmu_retry.scsi.request import Reply, Status
+from tcmu_retry.scsi.request import Op, Reply, Status
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB, INVALID_OPCODE, Sense, parse
 
 RSOC = "REPORT SUPPORTED OPERATION CODES"
@@ -188,8 +189,15 @@ def test_cdbs_cut_short(lun, data: bytes, sense: Sense) -> None:
     assert lun.refused(data) == sense
 
 
+def test_what_excludes_other_writes_closes_the_gate() -> None:
+    """The pump goes by the opcode and the engine by the request: they must mean the same commands."""
+    excluding = {"COMPARE AND WRITE", "OR WRITE (16)", "EXTENDED COPY (LID1)"}
+    assert {row.opcode for row in TABLE if row.name in excluding} == EXCLUDING
+    assert sum(op.excludes for op in Op) == len(EXCLUDING)
+
+
 def test_writes_are_marked_as_such() -> None:
     """What changes the medium by its name must be stopped by write protection."""
     for row in TABLE:
-        writes = row.name.startswith(("WRITE", "COMPARE AND WRITE", "UNMAP"))
+        writes = row.name.startswith(("WRITE", "COMPARE AND WRITE", "UNMAP", "OR WRITE", "EXTENDED COPY"))
         assert (row.access is Access.WRITE) == writes

@@ -9,6 +9,7 @@ from tcmu_retry.scsi.sense import (
     LUN_NOT_ACCESSIBLE,
     NO_SENSE,
     NOT_READY_STOPPED,
+    Sense,
     parse,
 )
 
@@ -44,9 +45,34 @@ def test_stopped_unit_refuses_the_medium_until_started(lun) -> None:
     lun.good("TEST UNIT READY")
 
 
-@pytest.mark.parametrize(("put", "byte", "bit"), [({4: 0x03}, 4, 1), ({4: 0x31}, 4, 5), ({3: 1, 4: 1}, 3, 0)])
-def test_eject_and_power_conditions_are_refused(lun, put: dict[int, int], byte: int, bit: int) -> None:
+@pytest.mark.parametrize(("put", "byte", "bit"), [({4: 0x03}, 4, 1), ({4: 0x41}, 4, 7), ({3: 1, 4: 1}, 3, 0)])
+def test_eject_and_unknown_power_conditions_are_refused(lun, put: dict[int, int], byte: int, bit: int) -> None:
     assert lun.refused("START STOP UNIT", put=put) == INVALID_FIELD_IN_CDB.at(byte, bit)
+    assert lun.disk.plain
+
+
+@pytest.mark.parametrize(("condition", "ascq"), [(2, 0x03), (3, 0x04)])
+def test_a_resting_unit_says_so_and_wakes_at_the_next_access(lun, condition: int, ascq: int) -> None:
+    """Idle and standby refuse nothing; the pump must not run commands unasked before somebody has noted the waking."""
+    lun.good("START STOP UNIT", put={4: condition << 4})
+    lun.good("TEST UNIT READY")
+    assert not lun.disk.plain
+    assert parse(lun.good("REQUEST SENSE", count=252, length=252)) == Sense(0, 0x5E, ascq)
+    lun.good("START STOP UNIT", put={4: 0x70})  # LU_CONTROL: the unit has no timers to act by
+    assert not lun.disk.plain
+    lun.request("READ (10)", count=1, length=512)
+    assert lun.disk.plain
+    assert parse(lun.good("REQUEST SENSE", count=252, length=252)) == NO_SENSE
+
+
+def test_active_starts_a_stopped_unit_and_a_stop_ends_resting(lun) -> None:
+    lun.good("START STOP UNIT")
+    lun.good("START STOP UNIT", put={4: 0x10})
+    lun.good("TEST UNIT READY")
+    lun.good("START STOP UNIT", put={4: 0x30})
+    lun.good("START STOP UNIT")
+    assert lun.refused("TEST UNIT READY") == NOT_READY_STOPPED
+    lun.good("START STOP UNIT", put={4: 1})
     assert lun.disk.plain
 
 

@@ -1,0 +1,45 @@
+"""What our LUN does not pass, each with its reason. Anything else that does not pass is a defect."""
+
+from __future__ import annotations
+
+REMOVABLE = "a fixed disk: the medium cannot be taken out"
+SANITIZE = "left out by design: overwriting behind a LUN cannot promise what SANITIZE promises of the medium"
+RESET = "LIO does not carry out this reset over iSCSI"
+RESIDUAL = "TCMU has no field for a residual of Data-Out; a length that contradicts the CDB is refused, nothing is done"
+PHYSICAL = "for disks with several logical blocks per physical block"
+ATOMIC = "only storage that proves atomicity may offer it; the suite runs on one that does not"
+
+FAILS: dict[str, str] = {
+    "iSCSIdatasn.iSCSIDataSnInvalid": "LIO takes these PDUs before a backstore hears of them; fileio fails alike",
+    "iSCSIResiduals.Write10Residuals": RESIDUAL,
+    "iSCSIResiduals.Write12Residuals": RESIDUAL,
+    "iSCSIResiduals.Write16Residuals": RESIDUAL,
+    "iSCSIResiduals.WriteVerify10Residuals": RESIDUAL,
+    "iSCSIResiduals.WriteVerify12Residuals": RESIDUAL,
+    "iSCSIResiduals.WriteVerify16Residuals": RESIDUAL,
+}
+
+SKIPS: dict[str, str] = {
+    **dict.fromkeys(
+        [f"PreventAllow.{test}" for test in (
+            "Simple", "Eject", "ITNexusLoss", "Logout", "WarmReset", "ColdReset", "LUNReset", "2ITNexuses")]
+        + ["StartStopUnit.Simple"],
+        REMOVABLE,
+    ),
+    **dict.fromkeys(
+        [f"Sanitize.{test}" for test in (
+            "BlockErase", "BlockEraseReserved", "CryptoErase", "CryptoEraseReserved", "ExitFailureMode",
+            "InvalidServiceAction", "Overwrite", "OverwriteReserved", "Readonly", "Reservations", "Reset")],
+        SANITIZE,
+    ),
+    **dict.fromkeys(["Reserve6.TargetColdReset", "Reserve6.TargetWarmReset"], RESET),
+    **dict.fromkeys(
+        ["CompareAndWrite.InvalidDataOutSize", "WriteSame10.InvalidDataOutSize", "WriteSame16.InvalidDataOutSize",
+         "WriteSame10.UnmapUnaligned", "WriteSame16.UnmapUnaligned"],
+        PHYSICAL,
+    ),
+    **dict.fromkeys(
+        [f"WriteAtomic16.{test}" for test in ("Simple", "BeyondEol", "ZeroBlocks", "WriteProtect", "DpoFua", "VPD")],
+        ATOMIC,
+    ),
+}  # fmt: skip
