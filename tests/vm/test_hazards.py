@@ -146,13 +146,13 @@ def test_a_full_window_is_held_and_task_management_comes_through(lab: Lab) -> No
         " --ioengine=libaio --direct=1 --verify=crc32c; echo end $?",
         "window.log",
     )
-    lun.wait_held(64, 30)
+    lun.wait_held(64, 150)
     assert lun.status()["held"] == 64
     began = time.monotonic()
     guest.run(f"sg_reset --no-escalate --device {lun.generic}")
     assert time.monotonic() - began < AT_ONCE
     assert "task management 5 names 64 commands" in lab.daemon_log()
-    lun.wait_held(64, 30)
+    lun.wait_held(64, 150)
     lun.storage.back()
     lab.cli("queue", "retry", "window")
-    assert lab.wait_end("window.log", 60) == 0
+    assert lab.wait_end("window.log", 120) == 0
