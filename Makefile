@@ -4,10 +4,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
-PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi e2fsprogs dbus \
-	python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common
 
-.PHONY: help demo test unit dbus dbus-next fuzz vm conformance lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -26,11 +27,22 @@ dbus: .venv/made build/packages ## daemon, D-Bus and CLI on a private bus, kerne
 dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
 	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus; fi
 
-fuzz: .venv/made build/packages ## 5,000 calls of any kind over D-Bus
+fuzz: .venv/made build/packages ## a million rows of any SCSI commands (RUNS=), 5,000 calls of any kind over D-Bus
+	$(BIN)/python -m tests.fuzz $(or $(RUNS),1000000)
 	TCMU_RETRY_FUZZ=5000 $(BIN)/python -m pytest tests/dbus/test_fuzz.py
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
+
+coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (94 %) that their unit tests run through
+	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
+	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=98 --include='tcmu_retry/scsi/*'
+	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=94 --include='tcmu_retry/core/*'
+
+soak: vm-kernel ## what takes longer than a test may, in parts that are run once; writes docs/reliability.md
+	dpkg -s $(SOAK_PACKAGES) >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -yq --no-install-recommends $(SOAK_PACKAGES)
+	$(BIN)/python -m tests.soak.parts $(PARTS)
 
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance

@@ -13,7 +13,6 @@ from pathlib import Path
 from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
-from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
@@ -39,19 +38,19 @@ def main() -> int:
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    service = Service(source, Keep(arguments.state / "policy"), arguments.state / "history.db")
-    status = asyncio.run(_serve(service, arguments.bus))
+    status = asyncio.run(_serve(source, arguments.state, arguments.bus))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(service: Service, bus: str | None) -> int:
+async def _serve(source: Source, state: Path, bus: str | None) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    service = Service(source, state)
     if problem := rival.find():
         log.error("%s", problem)
     try:

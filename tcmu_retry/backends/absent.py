@@ -23,6 +23,9 @@ class AbsentBackend:
     def _absent(self) -> NoReturn:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
+    def size(self) -> int:
+        self._absent()
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._absent()
 

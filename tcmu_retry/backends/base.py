@@ -24,11 +24,12 @@ class Identity:
     unique: str  # "SCHEME:…", only compared within one scheme; file: file system + file handle; block: WWID, dm-uuid …
 
     def difference(self, found: Identity) -> str | None:
-        """One sentence naming how `found` is other storage than this, or None where it is the same."""
+        """One sentence naming how `found` is other storage than this, or None where it is the same.
+
+        The size does not count: storage may grow, and whether it is large enough is the LUN's to say.
+        """
         if self.kind != found.kind:
             return f"it was a {self.kind} and is a {found.kind} now"
-        if self.size != found.size:
-            return f"its size was {self.size} bytes and is {found.size} now"
         same_scheme = self.unique.partition(":")[0] == found.unique.partition(":")[0]
         if same_scheme and self.unique != found.unique:
             return f"its identity was {self.unique} and is {found.unique} now"
@@ -54,6 +55,9 @@ class Backend(Protocol):
     @property
     def write_back(self) -> bool:
         """Whether what was written may stay volatile until the next flush; otherwise each change must be durable."""
+
+    def size(self) -> int:
+        """Bytes that it has now; it may have grown since it was opened."""
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int: ...
 

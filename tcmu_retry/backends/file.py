@@ -101,6 +101,12 @@ class FileBackend:
             self.can_discard = self._file_discards(size)
         weakref.finalize(self, os.close, fd).atexit = False
 
+    def size(self) -> int:
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if self._gone():
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return size
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         try:
             moved = os.preadv(self._fd, buffers[:IOV_MAX], offset)

@@ -175,6 +175,9 @@ class _Logged:
     def can_discard(self) -> bool:
         return self._below.can_discard
 
+    def size(self) -> int:
+        return self._below.size()
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():
             return self._below.read(offset, buffers)

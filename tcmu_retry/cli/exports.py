@@ -21,6 +21,7 @@ async def export(client: Client, arguments: Namespace) -> None:
         "portals": Variant("as", arguments.portal or ["0.0.0.0:3260"]),
         "initiators": Variant("as", arguments.initiator or []),
         "any-initiator": Variant("b", arguments.any_initiator),
+        "wwn": Variant("s", arguments.wwn),
     }
     if arguments.size:
         try:

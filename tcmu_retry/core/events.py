@@ -22,6 +22,8 @@ LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 STORAGE_ACCEPTED = "TR-022"
 PROMISES_TOO_MUCH = "TR-023"
+LUN_REFUSED = "TR-030"
+CHANGE_REFUSED = "TR-031"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,15 @@ MEANINGS = {
         "Said when a LUN comes and when its policy is changed. The initiator gives up before retry_timeout is over, so"
         " that the fallback never reaches it. `tcmu-retry doctor LUN` shows the whole chain of time-outs;"
         " docs/initiators.md says what each kind of initiator tolerates and how to tune it.",
+    ),
+    LUN_REFUSED: Meaning(
+        "it cannot be made: {reason}",
+        "The kernel announced a new LUN and was told no; whoever made it, targetcli for example, saw only a failure.",
+    ),
+    CHANGE_REFUSED: Meaning(
+        "it is left as it is: {reason}",
+        "The kernel announced another size, configuration string or write cache (`set attribute` in targetcli) and was"
+        " told no; nothing was changed.",
     ),
 }
 

@@ -90,7 +90,10 @@ class PolicyOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all."""
+    """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all.
+
+    wwn: "" for a new one. Hosts that show the same storage give it the same WWN, so that multipath sees one disk.
+    """
 
     name: str
     config: str  # absolute path with ;key=value settings, or a name in devices.d
@@ -99,6 +102,7 @@ class ExportRequest:
     portals: Sequence[str] = ("0.0.0.0:3260",)
     initiators: Sequence[str] = ()
     any_initiator: bool = False
+    wwn: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,8 +217,14 @@ class ServiceApi(Protocol):
     async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
         """The last samples of a LUN, oldest first; since 0: those of its last stretch."""
 
-    async def check_new(self, config: str) -> str:
-        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage."""
+    async def check_new(self, config: str, size: int = 0) -> str:
+        """Why no LUN can be made of a configuration string now, in a sentence; "" where one can. Opens the storage.
+
+        size: bytes that it must have at least.
+        """
+
+    async def change_medium(self, name: str, size: int, config: str) -> None:
+        """Serve a LUN from other storage that has its data, and with another size. Raises ApiError."""
 
     def watch(
         self,

@@ -26,7 +26,7 @@ from tcmu_retry.core.initiators import FOR_EVER, PROFILES, Profile, parse_profil
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
-LONGEST = 255  # the kernel's dev_config has 256 bytes, and uio's name holds it once more
+LONGEST = 255 - len("retry/")  # the kernel's dev_config has 256 bytes, and cuts off what is beyond without a word
 HEALTH = ("good", "transitioning", "down")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 

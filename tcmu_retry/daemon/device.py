@@ -21,12 +21,16 @@ does not wait for us. `detach` then gives the ring back.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import os
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
@@ -41,6 +45,7 @@ from tcmu_retry.daemon import view
 from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.pump.base import (
     Arrived,
@@ -56,16 +61,19 @@ from tcmu_retry.pump.base import (
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
-from tcmu_retry.scsi.sense import TARGET_FAILURE, Sense
+from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED, TARGET_FAILURE, Sense
 from tcmu_retry.tcmu.base import Channel
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 INQUIRY = 0x12
 REPLAY_BYTES = 64 << 20  # what is acknowledged and not flushed, in write-back
 WATCH_SECONDS = 1.0
 DRAIN_SECONDS = 5.0
+OPEN_SECONDS = 10.0
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
 
@@ -75,11 +83,22 @@ class Lun:
 
     name: str  # the backstore's name
     wwn: Callable[[], str]  # rtslib sets it after the device was announced, so it is read when somebody asks
+    config: str  # the configuration string
     size: int
     block_size: int
     uio: str  # "uio0"
     attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
     windows: Callable[[], Mapping[str, int]]  # command windows, by initiator
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Storage for a LUN. name: the configuration string that means it. open may block, raises BackendError."""
+
+    name: str
+    config: DeviceConfig
+    open: Callable[[], Backend]
+    memory: Memory
 
 
 class Device:
@@ -93,10 +112,11 @@ class Device:
         open_storage: Callable[[], Backend],
         notify: Callable[[Notice], None],
         changed: Callable[[Device], None],
+        memory: Memory,
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
     ) -> None:
-        """disk: makes the disk, told whether the storage can discard. open_storage may block, raises BackendError.
+        """disk: makes the disk, told whether the storage can discard. open_storage: as `Place.open`.
 
         kept, keep: the policy's changes that outlive the daemon, see `Tuning`.
         """
@@ -110,16 +130,18 @@ class Device:
         self._notify = notify
         self._tell_changed = changed
         self._changed_due = False
+        self._memory = memory
         self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
         self._engine = Engine(self.policy, config.budgets, random.random)
         self._commands: dict[Token, Command] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
-        self._identity: Identity | None = None
+        self._identity: Identity | None = memory.record.identity if memory.record else None
         self._log = ReplayLog(REPLAY_BYTES) if config.cache == "writeback" else None
         self._watching: asyncio.TimerHandle | None = None
         self._hung_since: float | None = None
+        self._closings = 0  # of the gate, that the pump has not confirmed yet
         self._withdrawn = False
         self._refused = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
@@ -143,15 +165,17 @@ class Device:
     # ---- coming and going
 
     async def attach(self, open_channel: Callable[[], Channel], fresh: bool) -> None:
-        """Start serving. fresh: the LUN is just being made, and storage that cannot be used refuses it (BackendError);
-        otherwise the LUN comes up `down` and its storage is opened when it is there. Raises OSError of the channel.
+        """Start serving. fresh: the LUN is just being made, and storage that cannot be used refuses it (BackendError).
+
+        Otherwise, or if it had storage before, as after a reboot, it comes up `down` and its storage is opened when it
+        is there. Raises OSError of the channel.
         """
         self._loop = asyncio.get_running_loop()
         lost = 0
         try:
-            self._backend = await offload(self._open_checked)
+            self._backend = await self._open_in_time()
         except BackendError as error:
-            if fresh:
+            if fresh and self._memory.record is None:
                 raise
             lost = error.errno
             self._backend_failed(error)
@@ -163,11 +187,12 @@ class Device:
         except OSError:
             await offload(self._backend.close)
             raise
-        self._disk = self._make_disk(self._backend.can_discard)
+        known = self._memory.record if lost else None
+        self._disk = self._make_disk(known.can_discard if known else self._backend.can_discard)
         self._pump = ReferencePump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
         self._reshape()
         if lost:
-            self._pump.gate(False)
+            self._shut_gate()
         self._loop.add_reader(self._pump.fileno(), self._take_events)
         self._pump.start()
         self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
@@ -202,27 +227,40 @@ class Device:
     def _absent(self) -> Backend:
         return AbsentBackend(Identity("", self.lun.size, ""), self.lun.block_size)
 
+    async def _open_in_time(self) -> Backend:
+        """Raises BackendError."""
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                return await offload(self._open_checked)
+        except TimeoutError:
+            raise BackendError(
+                f"{self.config.path} did not let itself be opened within {OPEN_SECONDS:g} s; bring its storage back",
+                errno.ETIMEDOUT,
+            ) from None
+
     def _open_checked(self) -> Backend:
         """Blocking. Raises BackendError."""
         backend = self._open_storage()
         problem = None
         if self._identity is not None:
             problem = self._identity.difference(backend.identity)
-        elif backend.identity.size < self.lun.size:
+        if problem is None and backend.identity.size < self.lun.size:
             problem = f"it has {backend.identity.size} bytes and the LUN {self.lun.size}"
-        elif self.lun.block_size % backend.block_size:
+        if problem is None and self.lun.block_size % backend.block_size:
             problem = f"its block size is {backend.block_size} and the LUN's {self.lun.block_size}"
         if problem:
             backend.close()
-            raise BackendError(
-                f"{self.config.path} is not the storage of LUN {self.name}: {problem}; bring the right one back,"
-                " or unexport the LUN",
-                errno.EMEDIUMTYPE,
-            )
+            what, advice = "is not the storage of", "bring the right one back, or unexport the LUN"
+            if self._identity is None:
+                what, advice = "does not do for", "choose other storage, or make the LUN to fit"
+            raise BackendError(f"{self.config.path} {what} LUN {self.name}: {problem}; {advice}", errno.EMEDIUMTYPE)
         if self._log is None:
+            self._memory.keep(backend.identity, backend.can_discard)
             return backend
         try:
-            return self._log.over(backend)
+            logged = self._log.over(backend)
+            self._memory.keep(backend.identity, backend.can_discard)
+            return logged
         except OSError as error:
             backend.close()
             raise BackendError(
@@ -262,6 +300,102 @@ class Device:
                 self._emit(events.STORAGE_REFUSED, None, {"reason": str(failure)})
         self.backend_error = str(failure)
 
+    # ---- another size, another storage
+
+    async def resize(self, size: int) -> None:
+        """Take the LUN to `size` bytes within the storage it has. Raises BackendError; nothing was changed then."""
+        if size <= 0 or size % self.lun.block_size:
+            raise BackendError(
+                f"{size} bytes is no size for {self.name}; give a multiple of its block size {self.lun.block_size}",
+                errno.EINVAL,
+            )
+        if size > self.lun.size:
+            self._check_room(await self._in_time(self._backend.size), size, self.config.path)
+        async with self._drained():
+            if size < self.lun.size and self._log is not None:  # what is written again must not lie beyond
+                await self._in_time(self._backend.flush)
+            beyond = [each for each in self._engine.held() if any(one.end > size for one in each.request.extents)]
+            if beyond:
+                raise BackendError(
+                    f"{len(beyond)} held commands of {self.name} lie beyond {size} bytes; end them first, for example"
+                    f" by `tcmu-retry queue fail {self.name} --all`",
+                    errno.EBUSY,
+                )
+            self.lun = replace(self.lun, size=size)
+            self._disk.resize(size)
+            self._reshape()
+        self._changed()
+        log.info("LUN %s has %d bytes now", self.name, size)
+
+    async def move(self, to: Place) -> None:
+        """Serve from other storage, which has the LUN's data; what is held goes on there. Raises BackendError."""
+        old, settings = self._backend, self.config
+        if replace(to.config, path=settings.path, buffered=settings.buffered, filters=settings.filters) != settings:
+            raise BackendError(
+                f"{to.name} is not only other storage but other settings than LUN {self.name} is served with;"
+                " change those with `tcmu-retry policy set`, or make the LUN anew",
+                errno.EOPNOTSUPP,
+            )
+        new = await self._in_time(to.open)
+        try:
+            self._check_room(new.identity.size, self.lun.size, to.config.path)
+            if self.lun.block_size % new.block_size:
+                raise BackendError(
+                    f"{to.config.path} has blocks of {new.block_size} bytes, LUN {self.name} of {self.lun.block_size};"
+                    " choose other storage",
+                    errno.EINVAL,
+                )
+            async with self._drained():
+                if self._reopening is not None:
+                    raise BackendError(f"the storage of LUN {self.name} is just being opened; try again", errno.EBUSY)
+                served = await self._in_time(partial(self._log.over, new)) if self._log is not None else new
+                self._backend, self._identity, self._open_storage = served, new.identity, to.open
+                self.config, self._memory, self.lun = to.config, to.memory, replace(self.lun, config=to.name)
+                self.backend_error = ""
+                self._pump.use(served)
+                self._disk.attention(MEDIUM_MAY_HAVE_CHANGED)
+                self._reshape()
+                self._act(self._engine.reopened(0, time.monotonic()))
+        except BaseException:
+            new.close()
+            raise
+        await offload(old.close)
+        await offload(to.memory.keep, new.identity, new.can_discard)
+        self._changed()
+        log.info("LUN %s is served from %s now", self.name, to.config.path)
+
+    @contextlib.asynccontextmanager
+    async def _drained(self) -> AsyncIterator[None]:
+        """No I/O is out; what is held stays held. Raises BackendError EBUSY."""
+        for_a_person = self.draining
+        try:
+            await self.drain()
+        except ApiError as error:
+            raise BackendError(str(error), errno.EBUSY) from error
+        try:
+            yield
+        finally:
+            if not for_a_person:
+                self.undrain()
+
+    async def _in_time(self, ask: Callable[[], T]) -> T:
+        """A question to the storage, which may hang. Raises BackendError."""
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS):
+                return await offload(ask)
+        except TimeoutError:
+            message, code = f"it did not answer within {DRAIN_SECONDS:g} s", errno.EBUSY
+        except OSError as error:
+            code = error.errno or errno.EIO
+            message = os.strerror(code)
+        raise BackendError(f"the storage of LUN {self.name} is not to be asked: {message}; bring it back first", code)
+
+    def _check_room(self, available: int, size: int, path: str) -> None:
+        if available < size:
+            raise BackendError(
+                f"{path} has {available} bytes and LUN {self.name} would have {size}; enlarge it first", errno.ENOSPC
+            )
+
     # ---- the pump's events
 
     def _take_events(self) -> None:
@@ -288,6 +422,7 @@ class Device:
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
             case Closed(running):
+                self._closings -= 1
                 return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
             case Broken(message):
                 log.error("%s", message)
@@ -550,15 +685,19 @@ class Device:
         self.draining = False
         self._act(self._engine.undrain(time.monotonic()))
 
+    def _shut_gate(self) -> None:
+        self._closings += 1
+        self._pump.gate(False)
+
     def _close_gate(self) -> None:
         """The pump confirms by Closed; until then the engine learns of nothing that runs unasked."""
-        self._pump.gate(False)
+        self._shut_gate()
         self._act(self._engine.gate_closed((), time.monotonic()))
 
     async def _quiet(self, seconds: float) -> bool:
         """Wait until no I/O is out; False if that took longer."""
         until = self._loop.time() + seconds
-        while self._pump.statistics().in_flight or self._engine.in_flight:
+        while self._closings or self._pump.statistics().in_flight or self._engine.in_flight:
             if self._loop.time() >= until:
                 return False
             await asyncio.sleep(0.02)

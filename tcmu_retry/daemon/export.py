@@ -37,6 +37,7 @@ BLOCK_SIZES = (512, 1024, 2048, 4096)
 WINDOW = {"default_cmdsn_depth": "128"}
 OPEN_TO_ALL = {"generate_node_acls": "1", "cache_dynamic_acls": "1", "demo_mode_write_protect": "0"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_WWN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _IQN = re.compile(r"(iqn\.\d{4}-\d{2}\.[a-z0-9.-]+(:\S+)?|eui\.[0-9A-Fa-f]{16}|naa\.[0-9A-Fa-f]{16,32})")
 _PORTAL = re.compile(r"(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+)(:(?P<port>\d{1,5}))?")
 _creating = threading.Lock()  # rtslib takes the next free index of a backstore by looking
@@ -54,6 +55,7 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
             request.name,
             config=f"{SUBTYPE}/{request.config}",
             size=size,
+            wwn=request.wwn or None,
             hw_max_sectors=MAXIMUM_TRANSFER // request.block_size,
             control=f"hw_block_size={request.block_size}",
         )
@@ -119,6 +121,12 @@ def _verify(store: UserBackedStorageObject) -> None:
 def _check(request: ExportRequest) -> None:
     if not _NAME.fullmatch(request.name):
         raise ApiError("InvalidArgument", f"{request.name!r} is no name for a LUN; use letters, digits, _ . and -")
+    if request.wwn and not _WWN.fullmatch(request.wwn):
+        raise ApiError(
+            "InvalidArgument",
+            f"{request.wwn} is no WWN; give that of the other host's LUN as `tcmu-retry device show` tells it, such as"
+            " 5f0d0b5c-6f0e-4e0c-9b43-0d2f6b6d3c11",
+        )
     if request.block_size not in BLOCK_SIZES:
         raise ApiError("InvalidArgument", f"block-size {request.block_size} is not one of 512, 1024, 2048 and 4096")
     for initiator in request.initiators:

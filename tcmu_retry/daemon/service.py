@@ -19,17 +19,19 @@ from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
+from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, journal, rival
+from tcmu_retry.daemon import export, journal, rival, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
-from tcmu_retry.daemon.device import Device, Lun
+from tcmu_retry.daemon.device import Device, Lun, Place
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.keep import Keep
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.recorder import Recorder
+from tcmu_retry.daemon.records import Memory, Records
 from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
+WANTED_SECONDS = 60.0  # between CheckConfig and the LUN that it was asked for
 LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
 
 
@@ -50,13 +53,16 @@ class Service:
 
     version = __version__
 
-    def __init__(self, source: Source, keep: Keep, history: Path | None = None) -> None:
-        """history: the file that keeps it; None: in memory only."""
+    def __init__(self, source: Source, state: Path) -> None:
+        """state: the directory of what outlives the daemon."""
         self._source = source
-        self._keep = keep
-        self._history = History(history)
+        self._keep = Keep(state / "policy")
+        self._history = History(state / "history.db")
         self._recorder = Recorder(self._history)
         self._storm = Storm()
+        self._records = Records(state / "luns")
+        self._wanted: dict[str, float] = {}  # until when a LUN of a configuration string is taken for a new one
+        self._refused: dict[str, str] = {}  # why a change of a LUN was, by its name
         self._devices: dict[str, Device] = {}  # by uio name
         self._places: dict[str, Path] = {}  # configfs directory, by uio name
         self._attaching: set[str] = set()
@@ -131,17 +137,19 @@ class Service:
         try:
             await asyncio.wait_for(self._attach(uio, fresh=True), ENABLE_SECONDS)
         except TimeoutError:
-            log.error(
-                "LUN %s is refused: its storage did not let itself be opened within %g s", uio.name, ENABLE_SECONDS
-            )
-            return -errno.ETIMEDOUT
+            why, code = f"its device did not let itself be opened within {ENABLE_SECONDS:g} s", errno.ETIMEDOUT
         except (BackendError, ConfigError) as error:
-            log.error("LUN %s is refused: %s", uio.name, error)
-            return -(error.errno or errno.EINVAL)
+            why, code = str(error), error.errno or errno.EINVAL
         except OSError as error:
-            log.error("LUN %s is refused: %s", uio.name, error)
-            return -(error.errno or errno.EIO)
-        return 0
+            why, code = str(error), error.errno or errno.EIO
+        else:
+            return 0
+        return self._refuse(events.LUN_REFUSED, uio.name, why, code)
+
+    def _refuse(self, code: str, name: str, why: str, error: int) -> int:
+        """An answer for the kernel, which passes on no more than the number: the sentence goes out as an event."""
+        self._notice(view.notice(code, name, None, {"reason": why}, time.time()))
+        return -error
 
     async def _removed(self, uio: UioDevice) -> int:
         await self.forget(uio.uio)
@@ -158,10 +166,30 @@ class Service:
     async def _reconfigured(self, event: Reconfigured) -> int:
         """Restoring a saved configuration writes every value again; only a new one is a change."""
         device = self._devices.get(event.device.uio)
-        if device is None or event.size in (None, device.lun.size):
+        if device is None:
             return 0
-        log.error("LUN %s: resizing is not offered yet; it keeps its %d bytes", device.name, device.lun.size)
-        return -errno.EOPNOTSUPP
+        try:
+            if event.size not in (None, device.lun.size):
+                await device.resize(event.size)
+            config = event.config.strip() if event.config is not None else None
+            if config not in (None, f"{SUBTYPE}/{device.lun.config}"):
+                await device.move(await self._place(device.name, config))
+            if event.write_cache not in (None, configfs.write_cache(event.device)):
+                raise BackendError(
+                    "whether it has a write cache is said by cache= in its configuration", errno.EOPNOTSUPP
+                )
+        except (BackendError, ConfigError) as error:
+            self._refused[device.name] = str(error)
+            return self._refuse(events.CHANGE_REFUSED, device.name, str(error), error.errno)
+        return 0
+
+    async def _place(self, name: str, config: str) -> Place:
+        """Raises ConfigError."""
+        subtype, _, string = config.partition("/")
+        if subtype != SUBTYPE:
+            raise ConfigError(f"{config} is of another handler; it must begin with {SUBTYPE}/")
+        device = self._source.device(string)
+        return Place(string, device, partial(_open, device), await offload(Memory, self._records, name, string))
 
     async def _adopt(self, uio: UioDevice) -> None:
         """A LUN that was there before us. What its last daemon had in flight nobody can vouch for: BUSY, sent again."""
@@ -191,11 +219,14 @@ class Service:
         self._attaching.add(uio.uio)
         try:
             config = self._source.device(uio.config)
+            if fresh and self._wanted.pop(uio.config, 0) > time.monotonic():
+                await offload(self._records.drop, uio.name)
             attributes = configfs.prepare(uio)
             configfs.make_room_for_reservations()
             lun = Lun(
                 uio.name,
                 partial(configfs.wwn, uio),
+                uio.config,
                 attributes.size,
                 attributes.block_size,
                 uio.uio,
@@ -216,6 +247,7 @@ class Service:
             partial(_open, config),
             self._notice,
             partial(self._tell, 0),
+            await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
         )
@@ -267,6 +299,7 @@ class Service:
         problem = rival.find() or self.check_config(request.config)
         if problem:
             raise ApiError("InvalidArgument", problem)
+        self._want(request.config)
         return await offload(export.export, request, partial(_size, self._source.device(request.config)))
 
     async def unexport(self, name: str) -> None:
@@ -275,6 +308,7 @@ class Service:
         if device is not None:
             await device.withdraw()
         await offload(export.unexport, name)
+        await offload(self._records.drop, name)
         await offload(self._keep.forget, name)
 
     def check_config(self, config: str) -> str:
@@ -290,20 +324,47 @@ class Service:
     async def samples(self, device: str, since: float, limit: int) -> list[Sample]:
         return await self._history.samples(device, since, limit)
 
-    async def check_new(self, config: str) -> str:
+    async def check_new(self, config: str, size: int = 0) -> str:
         if problem := rival.find() or self.check_config(config):
             return problem
         device = self._source.device(config)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                await offload(_size, device)
+                available = await offload(_size, device)
         except TimeoutError:
             return (
                 f"{device.path} did not let itself be opened within {CHECK_SECONDS:g} s; bring its storage back first"
             )
         except BackendError as error:
             return str(error)
+        if available < size:
+            return f"{device.path} has {available} bytes, and {size} are asked for; enlarge it first"
+        self._want(config)
         return ""
+
+    def _want(self, config: str) -> None:
+        """Somebody is about to make a LUN of it: what storage another of the same name once had does not count."""
+        now = time.monotonic()
+        self._wanted = {each: until for each, until in self._wanted.items() if until > now}
+        self._wanted[config] = now + WANTED_SECONDS
+
+    async def change_medium(self, name: str, size: int, config: str) -> None:
+        device = self._find(name)
+        uio = find(device.lun.uio)
+        if uio is None:
+            raise ApiError("NotFound", f"LUN {name} is just going")
+        # By the kernel, which asks us and remembers: what it does not know, saveconfig does not save.
+        changes = {"dev_size": str(size)}
+        if config != device.lun.config:
+            if problem := await self.check_new(config, size):
+                raise ApiError("InvalidArgument", problem)
+            changes = {"dev_config": f"{SUBTYPE}/{config}", **changes}
+        self._refused.pop(name, None)
+        try:
+            for attribute in changes if size >= device.lun.size else reversed(changes):
+                await offload(configfs.change, uio, attribute, changes[attribute])
+        except OSError as error:
+            raise ApiError("Failed", self._refused.get(name) or f"LUN {name} was not changed: {error}") from error
 
     def watch(
         self,

@@ -6,9 +6,10 @@ and again.
 
 from __future__ import annotations
 
+import errno
 import logging
 
-from tcmu_retry.daemon.api import ServiceApi
+from tcmu_retry.daemon.api import ApiError, ServiceApi
 from tcmu_retry.dbus._lib import Message
 from tcmu_retry.dbus.interface import Method, own
 from tcmu_retry.dbus.presence import BusError, Presence
@@ -27,7 +28,7 @@ absolute path of a file or a block device, either with ;key=value settings:
     /srv/vm1.img
     /srv/vm1.img;retry_timeout=2m;write.fallback=readonly
 
-No blanks, commas or colons, and 255 characters at most: what needs them goes
+No blanks, commas or colons, and 249 characters at most: what needs them goes
 into devices.d. The settings are in README.md of tcmu-retry."""
 
 
@@ -45,6 +46,13 @@ class Handler:
     async def check_config(self, config: str) -> tuple[bool, str]:
         problem = await self._service.check_new(_own_part(config))
         return not problem, problem
+
+    async def change_medium(self, name: str, size: int, config: str) -> tuple[int, str]:
+        try:
+            await self._service.change_medium(name, size, _own_part(config))
+        except ApiError as error:
+            return errno.EINVAL, str(error)
+        return 0, ""
 
 
 class Bridge:

@@ -20,6 +20,7 @@ _REQUEST = {
     "portals": "list of texts",
     "initiators": "list of texts",
     "any-initiator": "switch",
+    "wwn": "text",
 }
 LONGEST = 10_000  # events or samples in one answer
 USUAL = 1000

@@ -106,6 +106,16 @@ def block(device: UioDevice, blocked: bool) -> None:
     (device.configfs / "action/block_dev").write_text("1" if blocked else "0")
 
 
+def change(device: UioDevice, attribute: str, value: str) -> None:
+    """Set an attribute; the kernel asks the handler before it takes it over. Blocks until then. Raises OSError."""
+    (device.configfs / "attrib" / attribute).write_text(value)
+
+
+def write_cache(device: UioDevice) -> bool:
+    """What the kernel takes the device's write cache for. Raises OSError."""
+    return (device.configfs / "attrib/emulate_write_cache").read_text().strip() == "1"
+
+
 def reset_ring(device: UioDevice) -> None:
     """Answer BUSY to every command in the ring and empty it. Raises OSError."""
     (device.configfs / "action/reset_ring").write_text("1")

@@ -9,7 +9,13 @@ RESIDUAL = "TCMU has no field for a residual of Data-Out; a length that contradi
 PHYSICAL = "for disks with several logical blocks per physical block"
 ATOMIC = "only storage that proves atomicity may offer it; the suite runs on one that does not"
 
+NEXUS = (
+    "results of a copy belong to an initiator's session; TCMU tells neither who asks nor that a session ended, so the"
+    " test finds those of the suite before it"
+)
+
 FAILS: dict[str, str] = {
+    "ReceiveCopyResults.CopyStatus": NEXUS,
     "iSCSIdatasn.iSCSIDataSnInvalid": "LIO takes these PDUs before a backstore hears of them; fileio fails alike",
     "iSCSIResiduals.Write10Residuals": RESIDUAL,
     "iSCSIResiduals.Write12Residuals": RESIDUAL,

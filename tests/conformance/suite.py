@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tests.vm.guest import Guest
 
-SUITE_SECONDS = 240
+SUITE_SECONDS = 900
 INITIATOR = "iqn.2026-11.org.example:conformance"
 # A message by itself, or a line of CUnit's list of assertions that failed.
 _FAILED = re.compile(r"^\s+\d+\. .* - .*$|^FAILED$|\.\.\.FAILED$", re.MULTILINE)
@@ -40,9 +40,10 @@ def run(guest: Guest, urls: Sequence[str], tests: Iterable[str], log: str) -> di
     for suite in suites:
         own = [name for name in wanted if name.startswith(f"{suite}.")]
         part = f"{log}-{suite}.log"
-        options = f"--dataloss --allow-sanitize -i {INITIATOR}-1 -I {INITIATOR}-2 --test=ALL.{suite}"
+        options = f"--dataloss --allow-sanitize -i {INITIATOR}-1 -I {INITIATOR}-2 --test=ALL.{suite} {' '.join(urls)}"
         guest.start(
-            f"stdbuf -o0 timeout {SUITE_SECONDS} iscsi-test-cu {options} {' '.join(urls)}; echo; echo end $?", part
+            f"stdbuf -o0 timeout {SUITE_SECONDS} iscsi-test-cu {options}; code=$?; echo; echo end $code",
+            part,
         )
         text = _ended(guest, part)
         found |= {name: outcome for name, outcome in read(text) if name in own}

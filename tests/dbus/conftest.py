@@ -103,6 +103,10 @@ class World:
     def read(self, lun: str, lba: int) -> int:
         return int(self.ask(lun=lun, read=lba)["number"])
 
+    def resize(self, lun: str, size: int) -> str:
+        """As `set attribute dev_size`; why not, or ""."""
+        return str(self.ask(lun=lun, resize=size)["problem"])
+
     def status(self, number: int, timeout: float) -> int | None:
         """What a command was answered; None if it was not, in so many seconds."""
         status: int | None = self.ask(wait=number, timeout=timeout)["status"]

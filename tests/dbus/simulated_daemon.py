@@ -7,6 +7,8 @@ answered by one on stdout:
     {"lun", "write": LBA, "text"} or {"lun", "read": LBA}   ->  {"number"}
     {"wait": number, "timeout": s}                          ->  {"status": int or null}
     {"abort": number}                                       ->  {}
+    {"lun", "resize": bytes}                                ->  {"problem": sentence, or ""}
+    {"lun", "attention": true}                              ->  {"sense": hex of a TEST UNIT READY's sense}
 """
 
 from __future__ import annotations
@@ -23,8 +25,7 @@ from typing import Any
 from tcmu_retry.backends.base import BackendError
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import Source
-from tcmu_retry.daemon.device import Lun
-from tcmu_retry.daemon.keep import Keep
+from tcmu_retry.daemon.device import Device, Lun
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
@@ -38,8 +39,8 @@ BLOCK = 512
 class SimulatedService(Service):
     """Everything but LIO."""
 
-    def __init__(self, source: Source, keep: Keep) -> None:
-        super().__init__(source, keep)
+    def __init__(self, source: Source, state: Path) -> None:
+        super().__init__(source, state)
         self._source = source
         self.kernels: dict[str, SimulatedKernel] = {}
 
@@ -52,6 +53,7 @@ class SimulatedService(Service):
         lun = Lun(
             request.name,
             lambda: f"serial-{request.name}",
+            request.config,
             request.size or SIZE,
             BLOCK,
             f"uio-{request.name}",
@@ -71,7 +73,7 @@ class SimulatedService(Service):
         self.kernels.pop(name).remove()
 
 
-def initiator(service: SimulatedService) -> None:
+def initiator(service: SimulatedService, loop: asyncio.AbstractEventLoop) -> None:
     """In a thread of its own: carries out stdin."""
     commands: list[tuple[SimulatedKernel, SimulatedCommand]] = []
 
@@ -84,7 +86,19 @@ def initiator(service: SimulatedService) -> None:
             kernel, command = commands[asked["abort"]]
             kernel.abort([command])
             return {}
+        if "resize" in asked:
+            device = service.device(asked["lun"])
+            assert isinstance(device, Device)
+            try:
+                asyncio.run_coroutine_threadsafe(device.resize(asked["resize"]), loop).result()
+            except BackendError as error:
+                return {"problem": str(error)}
+            return {"problem": ""}
         kernel = service.kernels[asked["lun"]]
+        if "attention" in asked:
+            command = kernel.submit(bytes(6))
+            command.wait(5)
+            return {"sense": command.sense[:18].hex(" ")}
         if "write" in asked:
             data = asked["text"].encode().ljust(BLOCK, b"\0")
             command = kernel.submit(bytes([0x2A, 0, *asked["write"].to_bytes(4, "big"), 0, 0, 1, 0]), data)
@@ -100,10 +114,10 @@ def initiator(service: SimulatedService) -> None:
 
 
 async def main() -> None:
-    service = SimulatedService(Source(Path(sys.argv[2])), Keep(Path(sys.argv[3])))
+    service = SimulatedService(Source(Path(sys.argv[2])), Path(sys.argv[3]))
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
-    threading.Thread(target=partial(initiator, service), daemon=True).start()
+    threading.Thread(target=partial(initiator, service, asyncio.get_running_loop()), daemon=True).start()
     await asyncio.Event().wait()
 
 

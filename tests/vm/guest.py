@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/vm"
-BOOT_SECONDS = 120
+BOOT_SECONDS = 300
 DISK_BYTES = 1 << 30
 
 
@@ -125,6 +125,11 @@ class Guest:
         if check and result.code:
             raise GuestError(str(result))
         return result
+
+    def look(self, command: str) -> str:
+        """What a command prints, stripped; "" if it fails."""
+        result = self.run(command, check=False)
+        return "" if result.code else result.out.strip()
 
     def warm(self, socket_path: str, arguments: list[str], timeout: float = 60) -> Result:
         """One call of the command line by `warm.py`."""

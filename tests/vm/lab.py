@@ -16,6 +16,8 @@ from tests.vm.guest import ROOT, Guest, GuestError, Result
 WARM = "/run/tcmu-retry-warm"
 MIB = 1 << 20
 SECTOR = 512
+CORE = "/sys/kernel/config/target/core"
+LOOPBACK = "/sys/kernel/config/target/loopback"
 OTHER = "iqn.2026-11.org.example:other"
 
 
@@ -107,6 +109,7 @@ class Lun:
     storage: Storage
     iqn: str
     disk: str = ""  # at the initiator, /dev/sdX, once logged in
+    loop: str = ""  # its tcm_loop target, in configfs
 
     def login(self, timeout: int | None = None) -> str:
         """timeout: seconds that sd waits for a command instead of its 30."""
@@ -135,6 +138,19 @@ class Lun:
         eventually(lambda: attached() > before, 20, f"sd is done with {self.disk}")
         if timeout:
             guest.run(f"echo {timeout} > /sys/block/{node}/device/timeout")
+        return self.disk
+
+    def loop_back(self) -> str:
+        """The LUN as a local disk, by tcm_loop."""
+        guest = self.lab.guest
+        group = f"{LOOPBACK}/naa.5001405{self.lab.luns.index(self):09x}/tpgt_1"
+        guest.run(
+            f"mkdir -p {group} && echo naa.60014059{self.lab.luns.index(self):08x} > {group}/nexus &&"
+            f" mkdir {group}/lun/lun_0 && ln -s {CORE}/user_*/{self.name} {group}/lun/lun_0/lun"
+        )
+        find = f"ls /sys/bus/scsi/devices/$(cat {group}/address):0/block"
+        self.disk = "/dev/" + eventually(lambda: guest.look(find), 20, "a disk of tcm_loop")
+        self.loop = group
         return self.disk
 
     @property
@@ -206,7 +222,7 @@ class Lab:
         )
         guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
         self.start_daemon()
-        guest.run(f"for i in $(seq 300); do [ -e {WARM}.ready ] && exit; sleep 0.1; done; exit 1")
+        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=180)
         eventually(lambda: not self.call("device", "list").code, 120, "tcmu-retryd on the bus")
 
     @property
@@ -302,6 +318,11 @@ class Lab:
                 self.guest.run(
                     f"umount {lun.disk or '/none'}; iscsiadm -m node -T {lun.iqn} --logout; true", check=False
                 )
+                if lun.loop:
+                    self.guest.run(
+                        f"cd {lun.loop} && rm -f lun/lun_0/lun; rmdir lun/lun_0; cd / && rmdir -p {lun.loop}",
+                        check=False,
+                    )
                 self.call("unexport", lun.name)
             for storage in self.stores:
                 storage.clear()

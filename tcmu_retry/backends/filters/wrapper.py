@@ -33,6 +33,9 @@ class Wrapper:
     def write_back(self) -> bool:
         return self._below.write_back
 
+    def size(self) -> int:
+        return self._below.size()
+
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         self._before(Direction.READ, offset, sum(map(len, buffers)))
         return self._below.read(offset, buffers)

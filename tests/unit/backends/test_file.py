@@ -196,14 +196,19 @@ def test_other_file_is_other_storage(image: Path, tmp_path: Path) -> None:
     assert "its identity was" in (refused or "") if first.identity.unique else refused is None
 
 
-def test_grown_file_is_other_storage(image: Path) -> None:
-    """The size is looked at anew at every opening."""
+def test_grown_file_is_the_same_storage(image: Path) -> None:
+    """The size is looked at anew whenever somebody asks, and at every opening."""
     first = open_backend(str(image))
-    first.close()
     os.truncate(image, SIZE * 2)
+    assert first.identity.size == SIZE
+    assert first.size() == SIZE * 2
+    first.close()
+    with pytest.raises(OSError):
+        first.size()
     second = open_backend(str(image))
     second.close()
-    assert first.identity.difference(second.identity) == f"its size was {SIZE} bytes and is {SIZE * 2} now"
+    assert second.identity.size == SIZE * 2
+    assert first.identity.difference(second.identity) is None
 
 
 def failing(code: int) -> Callable[..., Any]:

@@ -8,10 +8,12 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 
 from tcmu_retry.backends.base import Identity
 from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, change
+from tcmu_retry.daemon import records
 from tcmu_retry.daemon.api import Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.device import Device, Lun
@@ -108,6 +110,16 @@ class Memory:
         return len(data)
 
 
+class NoRecords(records.Records):
+    """No LUN was ever here before."""
+
+    def find(self, name: str, config: str) -> None:
+        return None
+
+    def keep(self, name: str, record: records.Record) -> None:
+        pass
+
+
 class Rig:
     """A served LUN. Nothing is tried again by itself for an hour: the test kicks."""
 
@@ -122,7 +134,7 @@ class Rig:
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
-        lun = Lun("vm1", lambda: "serial", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
+        lun = Lun("vm1", lambda: "serial", "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
         self.device = Device(
             lun,
             DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
@@ -132,6 +144,7 @@ class Rig:
             lambda: self.storage,
             self.notices.append,
             lambda _: None,
+            records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
         )

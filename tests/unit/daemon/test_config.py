@@ -72,7 +72,7 @@ def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
         ("/srv/a,b.img", ["','"]),
         ("/srv/a b.img", ["' '"]),
         ("/srv/a:b.img", ["':'"]),
-        ("/" + "x" * LONGEST, ["256 bytes", "255"]),
+        ("/" + "x" * LONGEST, ["250 bytes", "249"]),
         ("/srv/x;retry_timeout", ["retry_timeout", "key=value"]),
         ("/srv/x;=5", ["key=value"]),
         ("/srv/x;retry=true;retry=false", ["retry", "twice"]),

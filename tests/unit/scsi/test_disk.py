@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.opcodes import TABLE
-from tcmu_retry.scsi.request import GOOD, Op, Reply, Request, Status
+from tcmu_retry.scsi.request import GOOD, Extent, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import CAPACITY_CHANGED, MISCOMPARE, MODE_PARAMETERS_CHANGED, Sense, parse
 
 IDENTITY = DiskIdentity("aabbccdd-1122-3344-5566-778899aabbcc", "vm1")
@@ -118,3 +118,9 @@ def test_sense_reply_carries_the_information(lun) -> None:
     reply = lun.disk.sense_reply(Sense(MISCOMPARE.key, MISCOMPARE.asc, MISCOMPARE.ascq, information=27))
     assert reply.status is Status.CHECK_CONDITION
     assert parse(reply.sense) == Sense(0xE, 0x1D, 0x00, information=27)
+
+
+def test_the_end_of_a_copy_nobody_remembers_is_no_news(lun) -> None:
+    """Its list identifier may have been used again meanwhile."""
+    lun.disk.copied(Request(Op.COPY, (Extent(0, 512), Extent(512, 512))), good=True)
+    assert (lun.disk.block_size, lun.disk.blocks) == (lun.block_size, lun.blocks)

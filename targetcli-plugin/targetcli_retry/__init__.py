@@ -1,0 +1,1 @@
+"""targetcli with nodes for tcmu-retry."""

@@ -1,0 +1,73 @@
+"""`make fuzz`: atheris over `commands.check`, in parts that go on where the last one ended.
+
+    python -m tests.fuzz RUNS
+
+The corpus that a part found stays in build/fuzz; the tree has a small one to begin with. Each part adds a line with its
+counts to build/fuzz/parts.log.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from tests.vm.guest import ROOT
+
+CORPUS = ROOT / "build/fuzz/corpus"
+SEEDS = ROOT / "tests/fuzz/corpus"
+WORKER = "_FUZZ_WORKER"
+
+
+def worker(runs: int) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["tcmu_retry.scsi", "tcmu_retry.pump.execute"]):
+        from tests.fuzz import commands
+
+    total = 0
+
+    def one(data: bytes) -> None:
+        nonlocal total
+        total += commands.check(data)
+        if time.monotonic() > told[0] + 10:
+            told[0] = time.monotonic()
+            os.write(1, f"commands {total}\n".encode())
+
+    told = [time.monotonic()]
+    atheris.Setup(["fuzz", f"-runs={runs}", "-max_len=1024", "-print_final_stats=1", str(CORPUS), str(SEEDS)], one)
+    atheris.Fuzz()
+
+
+def main() -> int:
+    runs = int(sys.argv[1])
+    if os.environ.get(WORKER):
+        worker(runs)
+        return 0
+    CORPUS.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.fuzz", str(runs)], cwd=ROOT, env={**os.environ, WORKER: "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    assert process.stdout is not None
+    said, done, commands = "", 0, 0
+    for line in process.stdout:
+        sys.stdout.write(line)
+        said = line if "ERROR" in line or "Exception" in line else said
+        if line.startswith("stat::number_of_executed_units:"):
+            done = int(line.split()[-1])
+        elif line.startswith("commands "):
+            commands = int(line.split()[1])
+    code = process.wait()
+    seconds = time.monotonic() - began
+    with (ROOT / "build/fuzz/parts.log").open("a") as log:
+        log.write(
+            f"{time.strftime('%F')} inputs {done} commands>={commands} seconds {seconds:.0f} exit {code} {said}\n"
+        )
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,116 @@
+"""Two targets show the same disk, each with its own way to the storage: dm-multipath fails over, or waits, as told."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from tests.vm.lab import Lab, Lun, Storage, eventually
+from tests.vm.writing import Writer, uptime, writers
+
+CONFIGURATION = """
+defaults {
+    find_multipaths no
+    polling_interval 1
+    max_polling_interval 1
+    path_checker tur
+    path_grouping_policy failover
+    failback manual
+    no_path_retry 60
+}
+blacklist {
+    devnode "^(vd|dm-|loop|sr)"
+}
+"""
+
+
+@pytest.fixture
+def multipath(lab: Lab) -> Iterator[Lab]:
+    """udevd, which multipathd hears of paths from, and multipathd."""
+    lab.guest.run(f"printf '%s' '{CONFIGURATION}' > /etc/multipath.conf; modprobe dm-multipath dm-service-time; true")
+    udev = lab.guest.start("exec /lib/systemd/systemd-udevd", "udevd.log")
+    lab.guest.run("mkdir -p /run/lock; udevadm trigger --settle --subsystem-match=block", timeout=120)
+    daemon = lab.guest.start("exec multipathd -d", "multipathd.log")
+    yield lab
+    lab.guest.run(f"multipath -F; kill {daemon}; sleep 1; kill {udev}; rm -rf /run/udev", check=False)
+
+
+def pair(lab: Lab, name: str, settings: str) -> tuple[Lun, Lun]:
+    """Two LUNs of one WWN, each over a dm device of its own to the same place."""
+    first = lab.storage(f"{name}-a", 96)
+    second = Storage(lab.guest, f"{name}-b", first.start, first.size)
+    second.make()
+    lab.stores.append(second)
+    wwn = str(uuid.uuid4())
+    luns = lab.export(first, settings, "--wwn", wwn), lab.export(second, settings, "--wwn", wwn)
+    for lun in luns:
+        lun.login()
+    return luns
+
+
+def map_of(lab: Lab, lun: Lun) -> str:
+    node = lun.disk.removeprefix("/dev/")
+
+    def look() -> str:
+        holder = lab.guest.run(f"cat /sys/block/{node}/holders/*/dm/name", check=False).out.strip()
+        return holder if lab.guest.run(f"test -b /dev/mapper/{holder or 'none'}", check=False).code == 0 else ""
+
+    return f"/dev/mapper/{eventually(look, 60, f'a multipath map over {lun.disk}')}"
+
+
+def writes(lab: Lab, lun: Lun) -> int:
+    """Requests that its disk has done."""
+    return int(lab.guest.run(f"cat /sys/block/{lun.disk.removeprefix('/dev/')}/stat").out.split()[4])
+
+
+def path_states(lab: Lab) -> dict[str, str]:
+    """LUN -> the kernel's state of the path and the checker's."""
+    shown = lab.guest.run("multipathd show paths raw format '%d %t %T'").out
+    states = {line.split()[0]: line.partition(" ")[2].strip() for line in shown.splitlines() if line.strip()}
+    return {lun.name: states.get(lun.disk.removeprefix("/dev/"), "unknown") for lun in lab.luns}
+
+
+def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: Lab) -> None:
+    """Two maps. 0 s  writers run    the storage behind the path in use of both fails
+    over:  retry=false, health=down: in 20 s the writer is on the other path    storage back: the path is taken again
+    stay:  held, health=transitioning: for 20 s the path counts as it did    storage back: the writer goes on there
+    """
+    lab = multipath
+    pairs = [pair(lab, "over", "retry=false;health=down"), pair(lab, "stay", "health=transitioning")]
+    made = [Writer(lab.guest, luns[0].name[:4], map_of(lab, luns[0])) for luns in pairs]
+    eventually(lambda: set(path_states(lab).values()) == {"active ready"}, 60, "four paths")
+    with writers(*made):
+        for writer in made:
+            writer.begin("mkfs.ext4 -q", 300)
+        for writer in made:
+            eventually(writer.started, 60, f"the {writer.name} writer")
+        (over, other), (stay, _) = (sorted(luns, key=lambda lun: -writes(lab, lun)) for luns in pairs)
+        for lun in (over, stay):
+            lun.storage.fail()
+        cut = uptime(lab.guest)
+        made[0].wait_wrote_after(cut + 1, 20)
+        time.sleep(max(0.0, cut + 20 - uptime(lab.guest)))
+        states = path_states(lab)
+        assert states[over.name].startswith("failed"), states
+        assert states[other.name].startswith("active"), states
+        assert states[stay.name] == "active i/o pending", states
+        assert stay.status()["held"]
+        assert not made[1].wrote_after(cut + 1)
+        for lun in (over, stay):
+            lun.storage.back()
+        back = uptime(lab.guest)
+        made[1].wait_wrote_after(back + 1, 40)
+        eventually(lambda: path_states(lab)[over.name].startswith("active"), 30, "the path is taken again")
+        assert path_states(lab)[stay.name].startswith("active")
+        for writer in made:
+            assert writer.errors == []
+            assert writer.missing() == []
+
+
+def test_a_wwn_that_is_none_is_refused(lab: Lab) -> None:
+    result = lab.call("export", "bad", "/dev/vda", "--any-initiator", "--wwn", "0815")
+    assert result.code == 1
+    assert "0815 is no WWN" in result.err
