@@ -18,10 +18,10 @@ demo: vm-kernel ## a real LUN, a real initiator, ext4, a 40 s outage: with holdi
 
 test: lint unit dbus dbus-next vm ## all tests: lint, unit, D-Bus, virtual machine
 
-unit: .venv/made ## the pure rooms and the simulated kernel: seconds
+unit: native ## the pure rooms and the simulated kernel: seconds
 	$(BIN)/python -m pytest tests/unit
 
-dbus: .venv/made build/packages ## daemon, D-Bus and CLI on a private bus, kernel simulated
+dbus: native ## daemon, D-Bus and CLI on a private bus, kernel simulated
 	$(BIN)/python -m pytest tests/dbus
 
 dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
@@ -47,23 +47,43 @@ soak: vm-kernel ## what takes longer than a test may, in parts that are run once
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance
 
-lint: .venv/made ## ruff and mypy
+lint: native ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+NATIVE := tcmu_retry/pump/native
+PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev # what the native pump is built from
+
+.PHONY: native sanitize bench
+native: .venv/made build/packages ## the pump in C, built into the source tree
+	@test -d build/native || PATH=$(CURDIR)/$(BIN):$$PATH meson setup build/native -Dnative=enabled
+	@PATH=$(CURDIR)/$(BIN):$$PATH meson compile -C build/native | sed '/no work to do\|^INFO:\|^ninja:/d'
+	@cmp -s build/native/core.*.so tcmu_retry/pump/native/core.*.so || \
+	  for so in build/native/core.*.so; do install -m 644 $$so $(NATIVE)/.new && mv $(NATIVE)/.new $(NATIVE)/$${so##*/}; done
+
+sanitize: native ## ring and pump tests over a native pump with AddressSanitizer and UBSan
+	@test -d build/sanitize/meson || PATH=$(CURDIR)/$(BIN):$$PATH meson setup build/sanitize/meson -Dnative=enabled \
+	  -Db_sanitize=address,undefined -Db_lundef=false -Dbuildtype=debugoptimized --prefix=/usr
+	PATH=$(CURDIR)/$(BIN):$$PATH meson install -C build/sanitize/meson --quiet --destdir $(CURDIR)/build/sanitize/root
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
+	  PYTHONPATH="$$(dirname $$(find build/sanitize/root -name tcmu_retry)):$(CURDIR)" \
+	  $(BIN)/python -P -m pytest tests/unit/pump tests/unit/tcmu/test_ring.py -p no:cacheprovider
+
 vm-shell: vm-kernel ## a shell in a guest, with the project in it
 	$(BIN)/python -m tests.vm.guest
 
-vm-kernel: .venv/made build/packages build/vm/kernel/made ## Debian's kernel, unpacked into build/
+vm-kernel: native build/vm/kernel/made ## Debian's kernel, unpacked into build/
 
 clean: ## remove all that was made
-	rm -rf .venv build
+	rm -rf .venv build $(NATIVE)/*.so
 
 .venv/made: pyproject.toml
 	$(PYTHON) -m venv .venv || ($(SUDO) apt-get update && $(SUDO) apt-get install -y python3-venv && $(PYTHON) -m venv .venv)
 	$(BIN)/python -c 'import tomllib as t; p = t.load(open("pyproject.toml", "rb"))["project"]; \
-	  print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > .venv/requirements.txt
+	  print(*t.load(open("pyproject.toml", "rb"))["build-system"]["requires"], *p["dependencies"], \
+	  *sum(p["optional-dependencies"].values(), []), sep="\n")' > .venv/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
 	pwd > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/tcmu-retry.pth"
 	touch $@

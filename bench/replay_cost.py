@@ -29,6 +29,7 @@ LIMIT = 64 << 20  # as in daemon/device.py
 
 
 def round_seconds(backend: Backend, places: Iterable[int], view: memoryview) -> float:
+    """One round of writes; `view` is what each of them writes."""
     began = time.perf_counter()
     for number, place in enumerate(places, 1):
         assert backend.write(place, [view], durable=False) == len(view)
@@ -53,6 +54,7 @@ def compare(path: Path, length: int) -> tuple[float, float]:
 
 
 def main() -> None:
+    """Print the table."""
     with tempfile.TemporaryDirectory(dir=sys.argv[1] if len(sys.argv) > 1 else None) as directory:
         path = Path(directory) / "storage.img"
         with path.open("wb") as file:

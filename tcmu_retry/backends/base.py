@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class BackendError(Exception):
@@ -73,3 +73,15 @@ class Backend(Protocol):
         """Write zeros without sending them; `discard` allows deallocation. EOPNOTSUPP: do it by writes."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class DirectBackend(Protocol):
+    """Storage that may be read and written past its methods, where these would do nothing else."""
+
+    @property
+    def descriptor(self) -> int | None:
+        """The open file: preadv, pwritev with RWF_DSYNC, fdatasync, any number at once. None: call the methods."""
+
+    def meaning(self, code: int) -> int:
+        """What an errno from the descriptor says of the storage, as an errno. May block."""

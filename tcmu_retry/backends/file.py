@@ -101,6 +101,13 @@ class FileBackend:
             self.can_discard = self._file_discards(size)
         weakref.finalize(self, os.close, fd).atexit = False
 
+    @property
+    def descriptor(self) -> int | None:
+        return None if self._buffered else self._fd  # through the page cache an error goes to whoever asks first
+
+    def meaning(self, code: int) -> int:
+        return errno.ENODEV if code in (errno.EIO, errno.ENOSPC) and self._gone() else code
+
     def size(self) -> int:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if self._gone():
@@ -144,8 +151,9 @@ class FileBackend:
 
     def _tell_gone(self, error: OSError) -> None:
         """For a disk that was pulled the block layer says EIO or, its size being 0, ENOSPC: only a reopen helps."""
-        if error.errno in (errno.EIO, errno.ENOSPC) and self._gone():
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from error
+        code = self.meaning(error.errno or errno.EIO)
+        if code != error.errno:
+            raise OSError(code, os.strerror(code)) from error
 
     def _gone(self) -> bool:
         """Whether what is open is a disk that was pulled, or no longer what the path leads to."""

@@ -55,10 +55,11 @@ from tcmu_retry.pump.base import (
     Event,
     Finished,
     Probed,
+    Pump,
     Shape,
     TaskManagement,
 )
-from tcmu_retry.pump.reference import ReferencePump
+from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED, TARGET_FAILURE, Sense
@@ -147,7 +148,7 @@ class Device:
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
         self._backend: Backend
-        self._pump: ReferencePump
+        self._pump: Pump
         self._loop: asyncio.AbstractEventLoop
 
     @property
@@ -189,7 +190,7 @@ class Device:
             raise
         known = self._memory.record if lost else None
         self._disk = self._make_disk(known.can_discard if known else self._backend.can_discard)
-        self._pump = ReferencePump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
+        self._pump = make_pump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
         self._reshape()
         if lost:
             self._shut_gate()

@@ -32,7 +32,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tcmu_retry.backends.base import Backend
@@ -53,8 +53,8 @@ from tcmu_retry.pump.workers import Workers
 from tcmu_retry.scsi.cdb import EXCLUDING, plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
 from tcmu_retry.scsi.sense import MISCOMPARE, Sense
-from tcmu_retry.tcmu.base import Channel
-from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError
+from tcmu_retry.tcmu.base import Channel, CommandRing
+from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError, TaskManagementEntry
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ WORKERS = 16
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
     """One attempt at a command's I/O. `reported`: the main loop wants to hear of its end, good or bad."""
 
     command: Command
@@ -91,7 +91,7 @@ class ReferencePump:
         self._name = name
         self._channel = channel
         self._memory = channel.memory
-        self._ring = Ring(self._memory)
+        self._ring: CommandRing = self._make_ring(self._memory)
         self._backend = backend
         self._block_size = block_size
         self._sense_reply = sense_reply
@@ -99,7 +99,7 @@ class ReferencePump:
         self._workers = Workers(name, workers)
         self._shape: Shape | None = None
         self._open: dict[int, Command] = {}  # by id: fetched and not answered
-        self._running: dict[int, _Job] = {}  # by serial: I/O that has not returned
+        self._running: dict[int, Job] = {}  # by serial: I/O that has not returned
         self._kept: dict[int, Command] = {}  # by serial: answered with KEEP_BUF while running
         self._serial = 0
         self._gate_open = True
@@ -108,7 +108,7 @@ class ReferencePump:
         self._ring_doorbell = False
         self._statistics = Statistics()
         self._inbox: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
-        self._ended: deque[_Job | Probed] = deque()
+        self._ended: deque[Job | Probed] = deque()
         self._outbox: deque[tuple[Event, bool]] = deque()  # with whether the gate closed at this event
         self._asleep = False
         self._stopping = False
@@ -118,6 +118,9 @@ class ReferencePump:
         for fd in (self._wake, self._told):
             weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name=f"{name}-pump", daemon=True)
+
+    def _make_ring(self, memory: memoryview) -> CommandRing:
+        return Ring(memory)
 
     # ---- called by the main loop
 
@@ -183,26 +186,29 @@ class ReferencePump:
     # ---- the pump's thread
 
     def _run(self) -> None:
-        poll = select.poll()
-        poll.register(self._channel.fileno(), select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
         try:
-            # Entries queued before we opened the device do not make it readable: the first scan comes before the wait.
-            while not self._stopping:
-                self._take_ended()
-                self._take_inbox()
-                if self._ring.unfetched:
-                    self._scan()
-                self._finish_turn()
-                self._asleep = True
-                if not (self._ended or self._inbox or self._stopping):
-                    self._sleep(poll)
-                self._asleep = False
+            self._serve()
         except (RingError, OSError) as error:
             self._tell(Broken(f"LUN {self._name}: {error}"))
             self._outlive()
         finally:
             self._release()
+
+    def _serve(self) -> None:
+        poll = select.poll()
+        poll.register(self._channel.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        # Entries queued before we opened the device do not make it readable: the first scan comes before the wait.
+        while not self._stopping:
+            self._take_ended()
+            self._take_inbox()
+            if self._ring.unfetched:
+                self._scan(self._ring.fetch())
+            self._finish_turn()
+            self._asleep = True
+            if not (self._ended or self._inbox or self._stopping):
+                self._sleep(poll)
+            self._asleep = False
 
     def _sleep(self, poll: select.poll) -> None:
         for fd, happened in poll.poll():
@@ -246,9 +252,9 @@ class ReferencePump:
             self._statistics.doorbells += 1
             self._channel.doorbell()
 
-    def _scan(self) -> None:
+    def _scan(self, entries: Iterable[CommandEntry | TaskManagementEntry]) -> None:
         fresh: list[Command] = []
-        for entry in self._ring.fetch():
+        for entry in entries:
             if isinstance(entry, CommandEntry):
                 self._serial += 1
                 command = Command(self._serial, entry.id, entry.cdb, entry.iovs, self._clock())
@@ -285,13 +291,13 @@ class ReferencePump:
                 self._tell(Arrived(command))
 
     def _launch(self, command: Command, reported: bool) -> None:
-        job = _Job(command, reported, self._clock())
+        job = Job(command, reported, self._clock())
         self._running[command.serial] = job
         buffers = [self._memory[offset : offset + length] for offset, length in command.iovs]
         backend = self._backend
         self._workers.submit(command.serial, lambda: self._work(job, backend, buffers))
 
-    def _work(self, job: _Job, backend: Backend, buffers: list[memoryview]) -> None:
+    def _work(self, job: Job, backend: Backend, buffers: list[memoryview]) -> None:
         command = job.command
         assert command.request is not None
         try:
@@ -309,7 +315,7 @@ class ReferencePump:
         self._ended.append(job)
         self._rouse()
 
-    def _job_ended(self, job: _Job) -> None:
+    def _job_ended(self, job: Job) -> None:
         command = job.command
         del self._running[command.serial]
         if self._kept.pop(command.serial, None):

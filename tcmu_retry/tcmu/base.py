@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
 
 
 class Channel(Protocol):
@@ -15,6 +18,10 @@ class Channel(Protocol):
     def fileno(self) -> int:
         """Readable when the kernel queued entries; poll error bits mean that the device is gone."""
 
+    @property
+    def bell(self) -> int:
+        """A file descriptor where a write of 4 bytes is the doorbell; -1: only `doorbell` is."""
+
     def acknowledge(self) -> None:
         """Consume the readiness; before the ring is scanned, never after. Raises OSError when the device is gone."""
 
@@ -26,3 +33,20 @@ class Channel(Protocol):
 
     def close(self) -> None:
         """Give the device free for another opener. All views of `memory` made by the caller must be released before."""
+
+
+class CommandRing(Protocol):
+    """The ring in a channel's memory; `ring.Ring` says what each means."""
+
+    @property
+    def unfetched(self) -> bool: ...
+
+    def fetch(self) -> Sequence[CommandEntry | TaskManagementEntry]: ...
+
+    def complete(
+        self, number: int, status: int, sense: bytes = b"", read_len: int | None = None, keep_buffer: bool = False
+    ) -> None: ...
+
+    def settle(self) -> None: ...
+
+    def close(self) -> None: ...

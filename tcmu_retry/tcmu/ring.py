@@ -63,6 +63,19 @@ class TaskManagementEntry:
     ids: tuple[int, ...]
 
 
+def layout(memory: memoryview) -> tuple[int, int]:
+    """Where the ring lies in the mapping, and its size, in bytes. Raises RingError where it is not for us."""
+    version, flags, offset, size = _MAILBOX.unpack_from(memory, 0)
+    if version != VERSION:
+        raise RingError(f"the kernel's ring has version {version}, and this is written for version {VERSION}")
+    missing = [name for bit, name in _NEEDED.items() if not flags & bit]
+    if missing:
+        raise RingError(f"the kernel's ring lacks {', '.join(missing)}; Linux 6.1 or newer has it")
+    if offset % 8 or not 128 <= offset < len(memory) or not 128 <= size <= len(memory) - offset or size % 8:
+        raise RingError(f"the ring is said to lie at {offset} with {size} bytes in a mapping of {len(memory)}")
+    return offset, size
+
+
 class Ring:
     """One device's ring over its whole mapping. Not thread-safe: one thread fetches and completes."""
 
@@ -70,18 +83,9 @@ class Ring:
         """memory: the mapping, writable, format B. Raises RingError where this kernel's ring is not for us."""
         if platform.machine() not in ("x86_64", "AMD64", "i686"):
             raise RingError(f"the pure-Python pump cannot order its memory accesses on {platform.machine()}")
-        version, flags, offset, size = _MAILBOX.unpack_from(memory, 0)
-        if version != VERSION:
-            raise RingError(f"the kernel's ring has version {version}, and this is written for version {VERSION}")
-        missing = [name for bit, name in _NEEDED.items() if not flags & bit]
-        if missing:
-            raise RingError(f"the kernel's ring lacks {', '.join(missing)}; Linux 6.1 or newer has it")
-        if offset % 8 or not 128 <= offset < len(memory) or not 128 <= size <= len(memory) - offset or size % 8:
-            raise RingError(f"the ring is said to lie at {offset} with {size} bytes in a mapping of {len(memory)}")
+        self._offset, self._size = layout(memory)
         self._memory = memory
         self._words = memory[:128].cast("I")
-        self._offset = offset
-        self._size = size
         self._next = self._index(self._words[_TAIL], "tail")
 
     @property

@@ -370,6 +370,10 @@ class SimulatedChannel:
     def fileno(self) -> int:
         return self._fd
 
+    @property
+    def bell(self) -> int:
+        return -1
+
     def acknowledge(self) -> None:
         self._kernel.check()
         with contextlib.suppress(BlockingIOError):

@@ -75,6 +75,10 @@ class UioChannel:
     def fileno(self) -> int:
         return self._fd
 
+    @property
+    def bell(self) -> int:
+        return self._fd
+
     def acknowledge(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._fd, 4)

@@ -1,4 +1,7 @@
-"""The reference pump between the simulated kernel and storage in memory: what it does unasked, tells, and answers."""
+"""Both pumps between the simulated kernel and storage in memory: what they do unasked, tell, and answer.
+
+Storage in memory has no file, so the native pump runs its I/O in workers here; test_native.py is about its loop.
+"""
 
 from __future__ import annotations
 
@@ -6,214 +9,49 @@ import contextlib
 import errno
 import gc
 import os
-import select
 import struct
 import threading
-import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcmu_retry.backends.base import Identity
 from tcmu_retry.pump.base import (
     Arrived,
     Broken,
-    Closed,
-    Command,
-    Event,
     Finished,
     Probed,
     Shape,
     TaskManagement,
 )
+from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import BUSY, GOOD, Direction, Extent, Op, Reply, Request, Status
-from tcmu_retry.scsi.sense import MISCOMPARE, Sense
+from tcmu_retry.scsi.sense import MISCOMPARE
 from tcmu_retry.scsi.sense import parse as parse_sense
-from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedChannel, SimulatedCommand, SimulatedKernel
-
-BLOCK = 512
-BLOCKS = 64
-PATIENCE = 10.0  # seconds; nothing takes as long unless it hangs
-ABORTED = Reply(Status.TASK_ABORTED)
-INQUIRY = bytes((0x12, 0, 0, 0, 96, 0))
-SYNC = bytes((0x35,)).ljust(10, b"\0")
-Call = tuple[str, int]  # what was called, first block
-Some = TypeVar("Some", bound=Event)
-
-
-def read(lba: int, count: int = 1) -> bytes:
-    return struct.pack(">BxIxHx", 0x28, lba, count)
-
-
-def write(lba: int, count: int = 1) -> bytes:
-    return struct.pack(">BxIxHx", 0x2A, lba, count)
-
-
-def compare_and_write(lba: int) -> bytes:
-    return struct.pack(">BxQ3xBxx", 0x89, lba, 1)
+from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedCommand, SimulatedKernel
+from tests.unit.pump.loop import Loop, submit
+from tests.unit.pump.rig import (
+    ABORTED,
+    BLOCK,
+    BLOCKS,
+    INQUIRY,
+    PATIENCE,
+    SYNC,
+    Rig,
+    Storage,
+    block,
+    compare_and_write,
+    patiently,
+    read,
+    write,
+)
 
 
-def block(letter: str) -> bytes:
-    return letter.encode() * BLOCK
-
-
-def patiently(what: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, "it never happened"
-        os.sched_yield()
-
-
-class Storage:
-    """In memory. `errors`: what a call fails with, until it is taken out; `hold`: calls that block until let go."""
-
-    block_size = BLOCK
-    can_discard = True
-    write_back = False
-
-    def __init__(self) -> None:
-        self.medium = bytearray(BLOCKS * BLOCK)
-        self.errors: dict[Call, int | Exception] = {}
-        self.calls: list[Call] = []
-        self.entered: dict[Call, threading.Event] = {}
-        self.let_go: dict[Call, threading.Event] = {}
-
-    @property
-    def identity(self) -> Identity:
-        return Identity("file", len(self.medium), "")
-
-    def hold(self, *calls: Call) -> None:
-        for call in calls:
-            self.entered[call] = threading.Event()
-            self.let_go[call] = threading.Event()
-
-    def wait_for(self, call: Call) -> None:
-        assert self.entered[call].wait(PATIENCE), f"{call} was never made"
-
-    def release(self, *calls: Call) -> None:
-        for call in calls or tuple(self.let_go):
-            self.let_go[call].set()
-
-    def _enter(self, *call: str | int) -> None:
-        name, offset = call
-        key = (str(name), int(offset) // BLOCK)
-        self.calls.append(key)
-        if key in self.let_go:
-            self.entered[key].set()
-            assert self.let_go[key].wait(PATIENCE), f"{key} was never let go"
-        error = self.errors.get(key, 0)
-        if isinstance(error, Exception):
-            raise error
-        if error:
-            raise OSError(error, os.strerror(error))
-
-    def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        self._enter("read", offset)
-        done = 0
-        for view in buffers:
-            view[:] = self.medium[offset + done : offset + done + len(view)]
-            done += len(view)
-        return done
-
-    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
-        self._enter("write", offset)
-        data = b"".join(buffers)
-        self.medium[offset : offset + len(data)] = data
-        return len(data)
-
-    def flush(self) -> None:
-        self._enter("flush", 0)
-
-    def discard(self, offset: int, length: int) -> None:
-        raise AssertionError("not asked for here")
-
-    def zero(self, offset: int, length: int, discard: bool) -> None:
-        raise AssertionError("not asked for here")
-
-    def close(self) -> None:
-        raise AssertionError("a pump does not close the storage")
-
-
-class Channel(SimulatedChannel):
-    """With a say at the doorbell: what happens in the kernel just before and just after it."""
-
-    before: Callable[[], object] | None = None
-    after: Callable[[], object] | None = None
-
-    def doorbell(self) -> None:
-        before, self.before = self.before, None
-        if before:
-            before()
-        super().doorbell()
-        after, self.after = self.after, None
-        if after:
-            after()
-
-
-class Rig:
-    """A pump and both its ends. Not started: whatever is submitted before `start` is one batch."""
-
-    def __init__(self, workers: int = 4, shape: bool = True) -> None:
-        self.kernel = SimulatedKernel(ring=4096, data=1 << 20)
-        self.storage = Storage()
-        self.channel = self.kernel.open()
-        self.channel.__class__ = Channel
-        self.pump = ReferencePump(
-            "vm1", self.channel, self.storage, BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
-        )
-        self.pump.shape(Shape(BLOCK, BLOCKS, True) if shape else None)
-        self._taken: deque[Event] = deque()
-
-    @staticmethod
-    def sense_reply(sense: Sense) -> Reply:
-        return Reply(Status.CHECK_CONDITION, sense.fixed())
-
-    def start(self) -> None:
-        self.pump.start()
-
-    def told(self) -> bool:
-        """Whether there is something to take, after a while."""
-        poll = select.poll()
-        poll.register(self.pump.fileno(), select.POLLIN)
-        return bool(poll.poll(PATIENCE * 1000))
-
-    def next(self, kind: type[Some]) -> Some:
-        """The next event, which must be one of these."""
-        while not self._taken:
-            assert self.told(), f"nothing came, and {kind.__name__} should have"
-            self._taken.extend(self.pump.events())
-        event = self._taken.popleft()
-        assert isinstance(event, kind), event
-        return event
-
-    def done(self) -> None:
-        """Wait until the pump has done what it was asked; leaves the gate as it is. Nothing else may be told."""
-        self.pump.probe(Direction.READ)
-        self.next(Probed)
-
-    def close_gate(self) -> tuple[Command, ...]:
-        self.pump.gate(False)
-        return self.next(Closed).running
-
-    def open_gate(self) -> None:
-        self.pump.gate(True)
-        self.done()
-
-    def answer(self, command: SimulatedCommand) -> int:
-        assert command.wait(PATIENCE), f"{command} was never answered"
-        assert command.status is not None
-        return command.status
-
-    def end(self) -> None:
-        self.storage.release()
-        self.pump.stop()
-        assert not self.kernel.broken
+@pytest.fixture(scope="module", params=[ReferencePump, NativePump], autouse=True)
+def pump_class(request):
+    Rig.pump_class = request.param
 
 
 @pytest.fixture
@@ -934,63 +772,11 @@ def test_a_ring_of_another_version_is_refused_at_once():
     channel = kernel.open()
     channel.memory[0] = 3
     with pytest.raises(Exception, match="version 3"):
-        ReferencePump("vm1", channel, Storage(), BLOCK, Rig.sense_reply)
+        Rig.pump_class("vm1", channel, Storage(), BLOCK, Rig.sense_reply)
     channel.close()
 
 
 # ---- anything
-
-
-class Loop:
-    """The least that a main loop must do: ask for everything that is left to it, by a drawn list of choices."""
-
-    def __init__(self, rig: Rig, choices: Sequence[int]) -> None:
-        self._rig = rig
-        self._choices = choices
-        self._made = 0
-
-    def choice(self, of: int) -> int:
-        self._made += 1
-        return self._choices[self._made % len(self._choices)] % of if self._choices else 0
-
-    def turn(self) -> None:
-        for event in self._rig.pump.events():
-            match event:
-                case Arrived(command):
-                    self._arrived(command)
-                case Finished(command, error) if error and not command.answered:
-                    if self.choice(3):
-                        self._rig.pump.dispatch(command)
-                    else:
-                        self._answer(command, BUSY)
-                case TaskManagement(_, commands):
-                    for command in commands:
-                        if not command.answered:
-                            self._answer(command, ABORTED)
-                case Broken(message):
-                    raise AssertionError(message)
-            if self.choice(2):
-                self._rig.pump.gate(True)
-
-    def _arrived(self, command: Command) -> None:
-        lba = int.from_bytes(command.cdb[2:6], "big")
-        match command.cdb[0]:
-            case 0x28:
-                command.request = Request(Op.READ, (Extent(lba * BLOCK, BLOCK),))
-            case 0x2A:
-                command.request = Request(Op.WRITE, (Extent(lba * BLOCK, BLOCK),))
-            case 0x35:
-                command.request = Request(Op.FLUSH)
-            case 0x89:
-                command.request = Request(Op.COMPARE_AND_WRITE, (Extent(command.cdb[9] * BLOCK, BLOCK),))
-        if command.request and self.choice(5):
-            self._rig.pump.dispatch(command)
-        else:
-            self._answer(command, Reply(Status.GOOD, data=b"x") if command.request is None else BUSY)
-
-    def _answer(self, command: Command, reply: Reply) -> None:
-        command.answered = True
-        self._rig.pump.complete(command, reply)
 
 
 COMMANDS = ["write", "write", "read", "read", "sync", "compare", "inquiry"]
@@ -1009,17 +795,6 @@ def test_any_mix_is_answered_once_each(steps, choices, workers, late):
         rig.start()
     for what, number in steps:
         match what:
-            case "write":
-                sent.append(rig.kernel.submit(write(number), bytes((number + 1,)) * BLOCK))
-            case "read":
-                sent.append(rig.kernel.submit(read(number), data_in=BLOCK))
-            case "sync":
-                sent.append(rig.kernel.submit(SYNC))
-            case "compare":
-                old, new = bytes(BLOCK), bytes((number + 1,)) * BLOCK
-                sent.append(rig.kernel.submit(compare_and_write(number), old + new))
-            case "inquiry":
-                sent.append(rig.kernel.submit(INQUIRY, data_in=96))
             case "abort":
                 rig.kernel.abort(sent[-number - 1 :: 2])
             case "hold":
@@ -1037,6 +812,8 @@ def test_any_mix_is_answered_once_each(steps, choices, workers, late):
             case "settle" if not late:
                 rig.pump.probe(Direction.READ)
                 rig.told()
+            case _ if what in COMMANDS:
+                sent.append(submit(rig, what, number))
     if late:
         rig.start()
     rig.storage.errors.clear()

@@ -1,4 +1,7 @@
-"""The ring against the simulated kernel: what is fetched is what was queued, and every answer reaches its command."""
+"""Both rings, in Python and in C, against the simulated kernel.
+
+What is fetched is what was queued, and every answer reaches its command.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tcmu_retry.pump.native.core import Core
 from tcmu_retry.scsi.request import Status
 from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError, TaskManagementEntry
 from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedChannel, SimulatedCommand, SimulatedKernel
@@ -26,11 +30,13 @@ READ_16 = bytes((0x88,)).ljust(16, b"\0")
 class Handler:
     """An open ring and what one does with it."""
 
+    ring_class: type[Ring]
+
     def __init__(self, kernel: SimulatedKernel) -> None:
         self.kernel = kernel
         self.channel: SimulatedChannel = kernel.open()
         self.memory = self.channel.memory
-        self.ring = Ring(self.memory)
+        self.ring = self.ring_class(self.memory)
 
     def commands(self) -> list[CommandEntry]:
         entries = self.ring.fetch()
@@ -66,6 +72,11 @@ class Handler:
         self.channel.close()
 
 
+@pytest.fixture(scope="module", params=[Ring, Core], autouse=True)
+def ring_class(request):
+    Handler.ring_class = request.param
+
+
 @pytest.fixture
 def handler() -> Iterator[Handler]:
     handler = Handler(SimulatedKernel(ring=1024, data=16 * BLOCK))
@@ -86,7 +97,7 @@ def mailbox(version: int = 2, flags: int = 0xF, offset: int = 128, size: int = 1
 @pytest.mark.parametrize("version", [0, 1, 3])
 def test_another_version_is_refused(version):
     with pytest.raises(RingError, match=f"version {version}"):
-        Ring(mailbox(version=version))
+        Handler.ring_class(mailbox(version=version))
 
 
 @pytest.mark.parametrize(
@@ -95,16 +106,16 @@ def test_another_version_is_refused(version):
 )
 def test_a_missing_feature_is_refused_by_its_name(flags, name):
     with pytest.raises(RingError, match=rf"lacks {name};"):
-        Ring(mailbox(flags=flags))
+        Handler.ring_class(mailbox(flags=flags))
 
 
 def test_all_missing_features_are_named_at_once():
     with pytest.raises(RingError, match="out-of-order completion, READ_LEN, task management, KEEP_BUF"):
-        Ring(mailbox(flags=0))
+        Handler.ring_class(mailbox(flags=0))
 
 
 def test_features_of_a_later_kernel_do_not_matter():
-    Ring(mailbox(flags=0xFF)).close()
+    Handler.ring_class(mailbox(flags=0xFF)).close()
 
 
 @pytest.mark.parametrize(
@@ -113,13 +124,13 @@ def test_features_of_a_later_kernel_do_not_matter():
 )
 def test_a_ring_outside_the_mapping_is_refused(place):
     with pytest.raises(RingError, match="said to lie"):
-        Ring(mailbox(**place))
+        Handler.ring_class(mailbox(**place))
 
 
 @pytest.mark.parametrize("tail", [1024, 4])
 def test_a_tail_outside_the_ring_is_refused(tail):
     with pytest.raises(RingError, match="its tail is at"):
-        Ring(mailbox(tail=tail))
+        Handler.ring_class(mailbox(tail=tail))
 
 
 def test_a_cpu_with_weak_memory_order_is_refused(monkeypatch):

@@ -1,0 +1,380 @@
+# cython: language_level=3, boundscheck=False, embedsignature=False
+"""What Python sees of ring.c and loop.c. Types: core.pyi."""
+
+import os
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from tcmu_retry.tcmu.ring import CommandEntry, RingError, TaskManagementEntry, layout
+
+
+cdef extern from "ring.h" nogil:
+    cdef enum ring_op:
+        OP_PAD
+        OP_CMD
+        OP_TMR
+
+    cdef enum ring_fault:
+        RING_SOUND
+        RING_HEAD
+        RING_ENTRY
+        RING_COMMAND
+        RING_BUFFER
+        RING_TMR
+        RING_EMPTY
+
+    cdef struct ring:
+        uint8_t *memory
+        uint64_t length
+        uint32_t offset
+        uint32_t size
+        uint32_t next
+        uint64_t a, b, c
+
+    cdef struct ring_iov:
+        uint64_t offset
+        uint64_t length
+
+    cdef struct ring_entry:
+        ring_op op
+        uint32_t length
+        uint16_t id
+        uint8_t kind
+        uint32_t count
+        uint32_t cdb_length
+        uint64_t data_length
+        const ring_iov *iovs
+        const uint8_t *cdb
+        const uint16_t *ids
+
+    bint ring_unfetched(const ring *)
+    ring_fault ring_find_head(ring *, uint32_t *)
+    ring_fault ring_look(ring *, uint32_t, ring_entry *)
+    uint32_t ring_after(const ring *, uint32_t, const ring_entry *)
+    void ring_refuse(ring *, uint32_t)
+    ring_fault ring_complete(ring *, uint16_t, uint8_t, const uint8_t *, uint32_t, bint)
+    void ring_settle(ring *)
+    uint32_t *ring_tail(const ring *)
+
+
+cdef extern from "plain.h" nogil:
+    cdef enum plain_op:
+        PLAIN_NOT
+        PLAIN_READ
+        PLAIN_WRITE
+        PLAIN_FLUSH
+
+    cdef struct plain_disk:
+        uint32_t block_size
+        uint64_t blocks
+        uint32_t maximum
+        bint writable
+
+    cdef struct plain_request:
+        plain_op op
+        bint fua
+        uint64_t offset
+        uint64_t length
+
+    plain_op plain_read(const uint8_t *, uint32_t, uint64_t, const plain_disk *, plain_request *)
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void *iov_base
+        size_t iov_len
+
+
+cdef extern from "<stdatomic.h>" nogil:
+    ctypedef struct atomic_uint_fast64_t:
+        pass
+    uint64_t atomic_load(atomic_uint_fast64_t *)
+    void atomic_store(atomic_uint_fast64_t *, uint64_t)
+
+
+cdef extern from "loop.h" nogil:
+    cdef struct slot:
+        atomic_uint_fast64_t serial
+        plain_request request
+        double began
+        uint8_t *cdb
+        uint32_t cdb_length
+        uint32_t number
+        uint16_t id
+        bint handed_over
+        uint32_t iov_count
+        iovec *iovs
+
+    cdef struct loop:
+        ring ring
+        int uio
+        int bell
+        int wake
+        int storage
+        unsigned write_flags
+        plain_disk disk
+        uint8_t *excluding
+        uint64_t serial
+        uint32_t chunk_count
+        slot *ended
+        int result
+        ring_fault fault
+        atomic_uint_fast64_t in_flight, reads, writes, flushes, read_bytes, written_bytes, doorbells, sleeps, polls
+        uint32_t out
+
+    int SLOTS_IN_CHUNK
+    int loop_init(loop *, unsigned)
+    int loop_enable(loop *)
+    int loop_run(loop *)
+    void loop_rouse(loop *)
+    void loop_linger(loop *)
+    void loop_free_slot(loop *, slot *)
+    void loop_close(loop *)
+    slot *loop_slot(loop *, uint32_t)
+
+
+cdef extern from *:
+    """
+    enum { TR_DSYNC = 0x2 }; /* RWF_DSYNC */
+    """
+    int TR_DSYNC
+    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_BROKEN, LOOP_REMOVED
+
+
+ROUSED, BATCH, ENTRY, ENDED = LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED
+BELL, REMOVED = LOOP_BELL, LOOP_REMOVED
+READ, WRITE, FLUSH = PLAIN_READ, PLAIN_WRITE, PLAIN_FLUSH
+ENTRIES = 256
+
+
+cdef object _sentence(ring *ring, ring_fault fault):
+    if fault == RING_HEAD:
+        text = f"its head is at {ring.a} of {ring.size}"
+    elif fault == RING_ENTRY:
+        text = f"an entry of {ring.a} bytes at {ring.b} of {ring.size}"
+    elif fault == RING_COMMAND:
+        text = f"command {ring.a} has {ring.b} iovs and its CDB at {ring.c}"
+    elif fault == RING_BUFFER:
+        text = f"command {ring.a} has a buffer outside the mapping"
+    elif fault == RING_TMR:
+        text = f"task management over {ring.a} commands in {ring.b} bytes"
+    else:
+        text = f"command {ring.a} is completed and none is open"
+    return RingError(f"the ring is broken: {text}")
+
+
+cdef class Core:
+    """The ring, as `tcmu.ring.Ring` has it, and with `prepare` the loop over it."""
+
+    cdef loop _loop
+    cdef Py_buffer _view
+    cdef bint _viewed
+    cdef bint _prepared
+
+    def __init__(self, memory):
+        cdef uint32_t tail
+        offset, size = layout(memory)
+        PyObject_GetBuffer(memory, &self._view, PyBUF_WRITABLE)
+        self._viewed = True
+        self._loop.ring.memory = <uint8_t *>self._view.buf
+        self._loop.ring.length = self._view.len
+        self._loop.ring.offset = offset
+        self._loop.ring.size = size
+        self._loop.storage = -1
+        tail = ring_tail(&self._loop.ring)[0]
+        if tail >= self._loop.ring.size or tail % 8:
+            PyBuffer_Release(&self._view)
+            self._viewed = False
+            raise RingError(f"the ring is broken: its tail is at {tail} of {size}")
+        self._loop.ring.next = tail
+
+    # ---- the ring
+
+    @property
+    def unfetched(self):
+        return ring_unfetched(&self._loop.ring)
+
+    def fetch(self, int most=-1):
+        cdef ring *ring = &self._loop.ring
+        cdef uint32_t head, i
+        cdef ring_entry entry
+        cdef ring_fault fault = ring_find_head(ring, &head)
+        if fault:
+            raise _sentence(ring, fault)
+        entries = []
+        while ring.next != head and most:
+            fault = ring_look(ring, ring.next, &entry)
+            if fault:
+                raise _sentence(ring, fault)
+            if entry.op == OP_CMD:
+                iovs = tuple([(entry.iovs[i].offset, entry.iovs[i].length) for i in range(entry.count)])
+                cdb = PyBytes_FromStringAndSize(<const char *>entry.cdb, entry.cdb_length)
+                entries.append(CommandEntry(entry.id, cdb, iovs))
+                most -= 1
+            elif entry.op == OP_TMR:
+                entries.append(TaskManagementEntry(entry.kind, tuple([entry.ids[i] for i in range(entry.count)])))
+                most -= 1
+            elif entry.op != OP_PAD:
+                ring_refuse(ring, ring.next)
+            ring.next = ring_after(ring, ring.next, &entry)
+        return entries
+
+    def complete(self, uint16_t number, uint8_t status, bytes sense=b"", read_len=None, bint keep_buffer=False):
+        cdef uint8_t[96] padded
+        cdef size_t length = min(len(sense), 96)
+        cdef ring_fault fault
+        memset(padded, 0, 96)
+        memcpy(padded, <const char *>sense, length)
+        fault = ring_complete(&self._loop.ring, number, status, padded, read_len or 0, keep_buffer)
+        if fault:
+            raise _sentence(&self._loop.ring, fault)
+
+    def settle(self):
+        ring_settle(&self._loop.ring)
+
+    def close(self):
+        """I/O may be out only if the process ends."""
+        if self._prepared:
+            self._prepared = False
+            loop_close(&self._loop)
+        if self._viewed:
+            self._viewed = False
+            PyBuffer_Release(&self._view)
+
+    def __dealloc__(self):
+        self.close()
+
+    # ---- the loop
+
+    def prepare(self, int uio, int bell, int wake, excluding):
+        cdef int result
+        cdef uint8_t opcode
+        for opcode in excluding:
+            self._loop.excluding[opcode] = True
+        self._loop.uio, self._loop.bell, self._loop.wake = uio, bell, wake
+        result = loop_init(&self._loop, ENTRIES)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+        self._prepared = True
+
+    def enable(self):
+        cdef int result = loop_enable(&self._loop)
+        if result < 0:
+            raise OSError(-result, os.strerror(-result))
+
+    def serve(self, int storage, uint32_t block_size, uint64_t blocks, uint32_t maximum, bint writable):
+        self._loop.storage = storage
+        self._loop.write_flags = TR_DSYNC
+        self._loop.disk.block_size = block_size
+        self._loop.disk.blocks = blocks
+        self._loop.disk.maximum = maximum
+        self._loop.disk.writable = writable
+
+    def run(self):
+        cdef int why
+        with nogil:
+            why = loop_run(&self._loop)
+        if why < 0:
+            raise OSError(-why, os.strerror(-why))
+        if why == LOOP_BROKEN:
+            raise _sentence(&self._loop.ring, self._loop.fault)
+        return why
+
+    def rouse(self):
+        loop_rouse(&self._loop)
+
+    def linger(self):
+        with nogil:
+            loop_linger(&self._loop)
+
+    @property
+    def ended(self):
+        return self._loop.ended.number, self._loop.result
+
+    def forget(self, uint32_t number):
+        loop_free_slot(&self._loop, loop_slot(&self._loop, number))
+
+    def hand_over(self):
+        cdef slot *slot
+        cdef uint32_t index, i
+        cdef uint64_t start = <uint64_t>self._loop.ring.memory
+        found = []
+        for index in range(self._loop.chunk_count * SLOTS_IN_CHUNK):
+            slot = loop_slot(&self._loop, index)
+            serial = atomic_load(&slot.serial)
+            if not serial or slot.handed_over:
+                continue
+            slot.handed_over = True
+            iovs = tuple(
+                [(<uint64_t>slot.iovs[i].iov_base - start, slot.iovs[i].iov_len) for i in range(slot.iov_count)]
+            )
+            cdb = PyBytes_FromStringAndSize(<const char *>slot.cdb, slot.cdb_length)
+            request = (<int>slot.request.op, slot.request.offset, slot.request.length, bool(slot.request.fua))
+            found.append((serial, slot.number, slot.id, cdb, iovs, slot.began, request))
+        found.sort()
+        return found
+
+    def handed_over(self):
+        atomic_store(&self._loop.in_flight, 0)
+
+    def snapshot(self):
+        """Another thread runs the loop: a slot that changed under the look is left out."""
+        cdef slot *slot
+        cdef uint32_t index
+        cdef uint64_t serial
+        found = []
+        if not atomic_load(&self._loop.in_flight):
+            return found
+        for index in range(self._loop.chunk_count * SLOTS_IN_CHUNK):
+            slot = loop_slot(&self._loop, index)
+            serial = atomic_load(&slot.serial)
+            if not serial or slot.handed_over:
+                continue
+            cdb = PyBytes_FromStringAndSize(<const char *>slot.cdb, min(slot.cdb_length, 16))
+            request = (<int>slot.request.op, slot.request.offset, slot.request.length, bool(slot.request.fua))
+            seen = (serial, slot.id, cdb, slot.began, request)
+            if atomic_load(&slot.serial) == serial:
+                found.append(seen)
+        return found
+
+    @property
+    def serial(self):
+        return self._loop.serial
+
+    @serial.setter
+    def serial(self, uint64_t value):
+        self._loop.serial = value
+
+    @property
+    def in_flight(self):
+        return atomic_load(&self._loop.in_flight)
+
+    @property
+    def out(self):
+        return self._loop.out
+
+    def counters(self):
+        cdef loop *loop = &self._loop
+        return {
+            "reads": atomic_load(&loop.reads),
+            "writes": atomic_load(&loop.writes),
+            "others": atomic_load(&loop.flushes),
+            "read_bytes": atomic_load(&loop.read_bytes),
+            "written_bytes": atomic_load(&loop.written_bytes),
+            "doorbells": atomic_load(&loop.doorbells),
+            "sleeps": atomic_load(&loop.sleeps),
+            "polls": atomic_load(&loop.polls),
+        }
+
+
+def plain(bytes cdb, uint64_t data_length, uint32_t block_size, uint64_t blocks, uint32_t maximum, bint writable):
+    """The fast path's reading of a CDB, for a test: (op, offset, length, fua) or None."""
+    cdef plain_disk disk
+    cdef plain_request request
+    disk.block_size, disk.blocks, disk.maximum, disk.writable = block_size, blocks, maximum, writable
+    if not plain_read(<const uint8_t *><const char *>cdb, <uint32_t>len(cdb), data_length, &disk, &request):
+        return None
+    return <int>request.op, request.offset, request.length, bool(request.fua)

@@ -1,0 +1,474 @@
+/*
+ * The success path of a LUN.
+ *
+ * Theory of operation
+ * -------------------
+ * One thread runs `loop_run`, without Python's lock. As long as every command is plain and every I/O succeeds it stays
+ * in there: entries become io_uring requests straight into the mapped buffers, completions of a turn become entries at
+ * the ring's tail and one doorbell. It comes back to Python for everything else, and Python does that as the reference
+ * pump does; the meaning of a pump is written down once, in reference.py.
+ *
+ * What Python must decide on is looked for in a batch before any of it starts: task management, and what
+ * suffers no other write beside it (COMPARE AND WRITE), send the whole batch there, so that an abort finds commands of its own batch not started.
+ *
+ * The gate is `storage`: -1 and nothing is run here. At a failing completion the loop sets it itself and comes back at
+ * once, before it fetches again; Python closes the gate and takes over (`handed_over`) what is running: completed by
+ * Python from then on, even if it succeeds.
+ *
+ * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
+ * waits. The device's event is read before the last look at the ring, never after. `asleep` is raised before the last
+ * look at `roused`, so who sets that afterwards writes the wake-up.
+ *
+ * Before sleeping the loop looks on for a while, as KVM does with a halted virtual CPU: the time grows with each sleep
+ * that turns out short, and is nothing again after a long one, so that an idle LUN, or one on slow storage, costs
+ * nothing.
+ *
+ * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
+ * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
+ * storage's file: a registered file, and with it the storage's lock, stays open behind a close.
+ */
+#include "loop.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { IOVS_AT_ONCE = 1024 };
+static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
+static const uint64_t POLL_LEAST = 4000, POLL_MOST = 50000;
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static void add(atomic_uint_fast64_t *counter, uint64_t value)
+{
+    /* One writer; the others only look. */
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + value, memory_order_relaxed);
+}
+
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+int loop_init(struct loop *loop, unsigned entries)
+{
+    struct io_uring_params params = {
+        .flags = IORING_SETUP_R_DISABLED | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+                 IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE,
+        .cq_entries = entries * 8,
+    };
+    loop->poll_most = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? POLL_MOST : 0;
+    return io_uring_queue_init_params(entries, &loop->uring, &params);
+}
+
+int loop_enable(struct loop *loop)
+{
+    /* Not io_uring_enable_rings: Debian 12's liburing 2.3 does not export it. */
+    return io_uring_register((unsigned)loop->uring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+}
+
+/* ---- slots */
+
+static struct slot *take_slot(struct loop *loop)
+{
+    struct slot *slot = loop->free;
+    if (!slot) {
+        struct slot *chunk;
+        if (loop->chunk_count == CHUNKS || !(chunk = calloc(SLOTS_IN_CHUNK, sizeof *chunk)))
+            return NULL;
+        for (uint32_t i = 0; i < SLOTS_IN_CHUNK; i++) {
+            chunk[i].number = loop->chunk_count * SLOTS_IN_CHUNK + i;
+            chunk[i].iovs = chunk[i].own;
+            chunk[i].iov_room = SLOT_IOVS;
+            chunk[i].next_free = loop->free;
+            loop->free = &chunk[i];
+        }
+        loop->chunks[loop->chunk_count] = chunk;
+        /* Others walk the chunks by this count. */
+        __atomic_store_n(&loop->chunk_count, loop->chunk_count + 1, __ATOMIC_RELEASE);
+        slot = loop->free;
+    }
+    loop->free = slot->next_free;
+    return slot;
+}
+
+void loop_free_slot(struct loop *loop, struct slot *slot)
+{
+    atomic_store_explicit(&slot->serial, 0, memory_order_release);
+    slot->next_free = loop->free;
+    loop->free = slot;
+}
+
+/* ---- from the ring to the storage */
+
+/* Whether it was started; otherwise Python runs it. */
+static bool start(struct loop *loop, const struct ring_entry *entry, double now)
+{
+    struct plain_request request;
+    struct io_uring_sqe *sqe;
+    struct slot *slot;
+
+    if (entry->count > IOVS_AT_ONCE ||
+        !plain_read(entry->cdb, entry->cdb_length, entry->data_length, &loop->disk, &request) ||
+        !(slot = take_slot(loop)))
+        return false;
+    if (entry->count > slot->iov_room) {
+        struct iovec *iovs = malloc(entry->count * sizeof *iovs);
+        if (!iovs) {
+            loop_free_slot(loop, slot);
+            return false;
+        }
+        if (slot->iovs != slot->own)
+            free(slot->iovs);
+        slot->iovs = iovs;
+        slot->iov_room = entry->count;
+    }
+    for (uint32_t i = 0; i < entry->count; i++) {
+        slot->iovs[i].iov_base = loop->ring.memory + entry->iovs[i].offset;
+        slot->iovs[i].iov_len = entry->iovs[i].length;
+    }
+    slot->iov_count = entry->count;
+    slot->request = request;
+    slot->began = now;
+    slot->cdb_length = entry->cdb_length;
+    memcpy(slot->cdb, entry->cdb, entry->cdb_length);
+    slot->id = entry->id;
+    slot->handed_over = false;
+    atomic_store_explicit(&slot->serial, ++loop->serial, memory_order_release);
+
+    sqe = io_uring_get_sqe(&loop->uring); /* there is one: `scan` looked */
+    if (request.op == PLAIN_FLUSH) {
+        io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
+    } else if (request.op == PLAIN_READ) {
+        if (slot->iov_count == 1)
+            io_uring_prep_read(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
+        else
+            io_uring_prep_readv(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
+    } else {
+        if (slot->iov_count == 1)
+            io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
+        else
+            io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
+        sqe->rw_flags = (int)loop->write_flags;
+    }
+    io_uring_sqe_set_data64(sqe, slot->number);
+    loop->out++;
+    add(&loop->in_flight, 1);
+    return true;
+}
+
+/* 0: everything there is was started, or there is no room in io_uring just now. */
+static int scan(struct loop *loop)
+{
+    struct ring *ring = &loop->ring;
+    struct ring_entry entry;
+    uint32_t head, at;
+    double now;
+
+    if (!ring_unfetched(ring))
+        return 0;
+    if ((loop->fault = ring_find_head(ring, &head)))
+        return LOOP_BROKEN;
+    if (loop->storage < 0)
+        return LOOP_BATCH;
+    for (at = ring->next; at != head; at = ring_after(ring, at, &entry)) {
+        if ((loop->fault = ring_look(ring, at, &entry)))
+            return LOOP_BROKEN;
+        if (entry.op == OP_TMR || (entry.op == OP_CMD && loop->excluding[entry.cdb[0]]))
+            return LOOP_BATCH;
+    }
+    now = (double)now_ns() / 1e9;
+    while (ring->next != head) {
+        ring_look(ring, ring->next, &entry);
+        if (entry.op == OP_CMD) {
+            if (!io_uring_sq_space_left(&loop->uring))
+                return 0;
+            if (!start(loop, &entry, now))
+                return LOOP_ENTRY;
+        } else if (entry.op != OP_PAD) {
+            ring_refuse(ring, ring->next);
+        }
+        ring->next = ring_after(ring, ring->next, &entry);
+    }
+    return 0;
+}
+
+/* ---- from the storage to the ring */
+
+static void count(struct loop *loop, const struct plain_request *request)
+{
+    if (request->op == PLAIN_READ) {
+        add(&loop->reads, 1);
+        add(&loop->read_bytes, request->length);
+    } else if (request->op == PLAIN_WRITE) {
+        add(&loop->writes, 1);
+        add(&loop->written_bytes, request->length);
+    } else {
+        add(&loop->flushes, 1);
+    }
+}
+
+/* One completion; LOOP_ENDED where it is Python's. */
+static int take(struct loop *loop, uint64_t who, int result)
+{
+    struct slot *slot;
+
+    if (who == UIO) {
+        loop->uio_armed = false;
+        loop->removed = loop->removed || (result != -ECANCELED && (result < 0 || result & ~POLLIN));
+        return 0;
+    }
+    if (who == WAKE) {
+        uint64_t value;
+        loop->wake_armed = false;
+        while (read(loop->wake, &value, sizeof value) < 0 && errno == EINTR)
+            ;
+        return 0;
+    }
+    if (who == CANCEL)
+        return 0;
+    slot = loop_slot(loop, (uint32_t)who);
+    loop->out--;
+    if (!slot->handed_over && result >= 0 && (uint64_t)result == slot->request.length) {
+        /* The data is in place before the tail says so: ring_complete stores it with release. */
+        if ((loop->fault = ring_complete(&loop->ring, slot->id, 0, NULL, 0, false)))
+            return LOOP_BROKEN;
+        loop->completed = true;
+        count(loop, &slot->request);
+        loop_free_slot(loop, slot);
+        add(&loop->in_flight, (uint64_t)-1);
+        return 0;
+    }
+    loop->ended = slot;
+    loop->result = result;
+    if (!slot->handed_over)
+        loop->storage = -1;
+    return LOOP_ENDED;
+}
+
+static int reap(struct loop *loop, bool *any)
+{
+    struct io_uring_cqe *cqe;
+    unsigned head, taken = 0;
+    int why = 0;
+
+    io_uring_for_each_cqe(&loop->uring, head, cqe) {
+        taken++;
+        if ((why = take(loop, io_uring_cqe_get_data64(cqe), cqe->res)))
+            break;
+    }
+    io_uring_cq_advance(&loop->uring, taken);
+    *any = *any || taken;
+    return why;
+}
+
+static int ring_bell(struct loop *loop)
+{
+    static const char four[4];
+
+    ring_settle(&loop->ring);
+    if (!loop->completed || loop->bell < 0)
+        return 0;
+    loop->completed = false;
+    add(&loop->doorbells, 1);
+    while (write(loop->bell, four, sizeof four) < 0)
+        if (errno != EINTR)
+            return -errno;
+    return 0;
+}
+
+/* ---- waiting */
+
+static bool pending(struct loop *loop)
+{
+    unsigned flags = __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED);
+    return ring_unfetched(&loop->ring) || io_uring_cq_ready(&loop->uring) ||
+           flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) ||
+           atomic_load_explicit(&loop->roused, memory_order_relaxed);
+}
+
+/* What io_uring says when it is short of something for the moment. */
+static int tolerate(int result)
+{
+    static const struct timespec millisecond = {0, 1000000};
+    if (result == -EAGAIN || result == -EBUSY || result == -ENOMEM) {
+        nanosleep(&millisecond, NULL);
+        return 0;
+    }
+    return result == -EINTR || result > 0 ? 0 : result;
+}
+
+static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
+{
+    struct io_uring_sqe *sqe;
+    if (*armed || !(sqe = io_uring_get_sqe(&loop->uring)))
+        return;
+    io_uring_prep_poll_add(sqe, fd, POLLIN);
+    io_uring_sqe_set_data64(sqe, who);
+    *armed = true;
+}
+
+/* Until there may be something to do. */
+static int wait(struct loop *loop)
+{
+    uint64_t began = now_ns(), slept;
+    char four[4];
+    int result = 0;
+
+    if (loop->poll_now) {
+        uint64_t until = began + loop->poll_now;
+        do {
+            for (int i = 0; i < 16; i++) {
+                if (pending(loop)) {
+                    add(&loop->polls, 1);
+                    return io_uring_cq_ready(&loop->uring) ? 0 : tolerate(io_uring_get_events(&loop->uring));
+                }
+                relax();
+            }
+        } while (now_ns() < until);
+    }
+    atomic_store(&loop->asleep, 1);
+    atomic_thread_fence(memory_order_seq_cst); /* before the last look, or each of two would miss the other */
+    if (!loop->uio_armed && read(loop->uio, four, sizeof four) < 0 && errno != EAGAIN && errno != EINTR)
+        loop->removed = true;
+    if (!loop->removed && !pending(loop)) {
+        arm(loop, loop->uio, UIO, &loop->uio_armed);
+        arm(loop, loop->wake, WAKE, &loop->wake_armed);
+        add(&loop->sleeps, 1);
+        result = tolerate(io_uring_submit_and_wait(&loop->uring, 1));
+    }
+    atomic_store(&loop->asleep, 0);
+    slept = now_ns() - began;
+    if (slept > loop->poll_most)
+        loop->poll_now = 0;
+    else
+        loop->poll_now = loop->poll_now ? loop->poll_now * 2 : POLL_LEAST;
+    if (loop->poll_now > loop->poll_most)
+        loop->poll_now = loop->poll_most;
+    return result;
+}
+
+int loop_run(struct loop *loop)
+{
+    for (;;) {
+        bool any = false;
+        int why = scan(loop), ended, bell;
+
+        if (io_uring_sq_ready(&loop->uring)) {
+            int result = tolerate(io_uring_submit_and_get_events(&loop->uring));
+            if (result < 0)
+                return result;
+            any = true;
+        } else if (__atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED) &
+                   (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) {
+            int result = tolerate(io_uring_get_events(&loop->uring));
+            if (result < 0)
+                return result;
+        }
+        ended = reap(loop, &any);
+        if ((bell = ring_bell(loop)))
+            return bell;
+        if (ended)
+            return ended;
+        if (why)
+            return why;
+        if (loop->completed) {
+            loop->completed = false;
+            return LOOP_BELL;
+        }
+        if (loop->removed)
+            return LOOP_REMOVED;
+        if (atomic_exchange(&loop->roused, 0))
+            return LOOP_ROUSED;
+        if (!any) {
+            int result = wait(loop);
+            if (result < 0)
+                return result;
+        }
+    }
+}
+
+void loop_rouse(struct loop *loop)
+{
+    static const uint64_t one = 1;
+    atomic_store(&loop->roused, 1);
+    if (atomic_load(&loop->asleep))
+        while (write(loop->wake, &one, sizeof one) < 0 && errno == EINTR)
+            ;
+}
+
+/* ---- the end */
+
+static void disarm(struct loop *loop)
+{
+    struct io_uring_cqe *cqe;
+    bool asked = false;
+
+    while (loop->uio_armed || loop->wake_armed) {
+        if (!asked) {
+            for (int i = 0; i < 2; i++) {
+                struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->uring);
+                if (!sqe)
+                    break;
+                io_uring_prep_poll_remove(sqe, i ? WAKE : UIO);
+                io_uring_sqe_set_data64(sqe, CANCEL);
+            }
+            asked = true;
+        }
+        if (tolerate(io_uring_submit_and_wait(&loop->uring, 1)) < 0)
+            return;
+        while (!io_uring_peek_cqe(&loop->uring, &cqe)) {
+            uint64_t who = io_uring_cqe_get_data64(cqe);
+            if (who < CANCEL)
+                loop->out--;
+            else
+                take(loop, who, cqe->res);
+            if (who == CANCEL && cqe->res == -EALREADY) /* it was about to end, and may have armed itself again */
+                asked = false;
+            io_uring_cqe_seen(&loop->uring, cqe);
+        }
+    }
+}
+
+void loop_linger(struct loop *loop)
+{
+    struct io_uring_cqe *cqe;
+
+    disarm(loop);
+    while (loop->out) {
+        int result = tolerate(io_uring_submit_and_wait(&loop->uring, 1));
+        if (result < 0)
+            return;
+        while (!io_uring_peek_cqe(&loop->uring, &cqe)) {
+            if (io_uring_cqe_get_data64(cqe) < CANCEL)
+                loop->out--;
+            io_uring_cqe_seen(&loop->uring, cqe);
+        }
+    }
+}
+
+void loop_close(struct loop *loop)
+{
+    io_uring_queue_exit(&loop->uring);
+    for (uint32_t i = 0; i < loop->chunk_count; i++) {
+        for (int j = 0; j < SLOTS_IN_CHUNK; j++)
+            if (loop->chunks[i][j].iovs != loop->chunks[i][j].own)
+                free(loop->chunks[i][j].iovs);
+        free(loop->chunks[i]);
+    }
+    loop->chunk_count = 0;
+}

@@ -1,0 +1,221 @@
+"""The pump whose success path is C: Python runs for what is not plain, and for what failed.
+
+`loop.c` carries the success path and comes back for everything else, which the reference pump's code then does, in the
+same thread. A command belongs to one of both: those that run in the loop are not in `_open`. Whatever closes the gate
+takes them over first (`_take_over`): from then on they are jobs like any other, only that their end comes by the loop.
+
+I/O that failed in the loop has a raw result. What it means may take a look at the storage that blocks (a short
+transfer, a disk that was pulled), so the gate closes at once (Closed names the command among what runs), and a worker
+finds out; Finished follows.
+
+The loop serves storage that offers its file (`DirectBackend`): O_DIRECT and write-through. Filters, the replay log of
+write-back and buffered files are run by workers, as in the reference pump, over the same ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from tcmu_retry.backends.base import Backend, DirectBackend
+from tcmu_retry.pump.base import Closed, Command, Event, Statistics
+from tcmu_retry.pump.native import core
+from tcmu_retry.pump.native.core import Core
+from tcmu_retry.pump.reference import WORKERS, Job, ReferencePump
+from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
+from tcmu_retry.scsi.request import Extent, Op, Reply, Request
+from tcmu_retry.scsi.sense import Sense
+from tcmu_retry.tcmu.base import Channel
+
+log = logging.getLogger(__name__)
+
+_OPS = {core.READ: Op.READ, core.WRITE: Op.WRITE, core.FLUSH: Op.FLUSH}
+
+
+class NativePump(ReferencePump):
+    """One LUN's pump; see `pump.base.Pump` for the contract of each method."""
+
+    _ring: Core
+
+    def __init__(
+        self,
+        name: str,
+        channel: Channel,
+        backend: Backend,
+        block_size: int,
+        sense_reply: Callable[[Sense], Reply],
+        clock: Callable[[], float] = time.monotonic,
+        workers: int = WORKERS,
+    ) -> None:
+        """As the reference pump. Raises RingError, and OSError where io_uring cannot be had."""
+        self._slots: dict[int, Job] = {}  # taken over, and out
+        self._released = threading.Event()
+        super().__init__(name, channel, backend, block_size, sense_reply, clock, workers)
+        try:
+            self._ring.prepare(channel.fileno(), channel.bell, self._wake, EXCLUDING)
+        except OSError:
+            self._ring.close()
+            raise
+
+    def _make_ring(self, memory: memoryview) -> Core:
+        return Core(memory)
+
+    # ---- called by the main loop
+
+    def statistics(self) -> Statistics:
+        in_flight = self._ring.in_flight  # before ours: what is taken over in between must be counted twice, not never
+        python = super().statistics()
+        native = self._ring.counters()
+        return replace(
+            python,
+            reads=python.reads + native["reads"],
+            writes=python.writes + native["writes"],
+            others=python.others + native["others"],
+            read_bytes=python.read_bytes + native["read_bytes"],
+            written_bytes=python.written_bytes + native["written_bytes"],
+            doorbells=python.doorbells + native["doorbells"],
+            in_flight=python.in_flight + in_flight,
+        )
+
+    def running(self) -> list[tuple[Command, float]]:
+        found = {
+            serial: (_command(serial, number, cdb, (), began, what), began)
+            for serial, number, cdb, began, what in self._ring.snapshot()
+        }
+        found |= {command.serial: (command, began) for command, began in super().running()}
+        return list(found.values())
+
+    def stop(self) -> None:
+        if self._stopping or self._thread.ident is None:
+            super().stop()
+            return
+        self._ask(self._do_stop)
+        self._released.wait()
+
+    def _rouse(self) -> None:
+        super()._rouse()  # where the loop is over and `_outlive` sleeps
+        self._ring.rouse()
+
+    # ---- the pump's thread
+
+    @property
+    def _serial(self) -> int:
+        return self._ring.serial
+
+    @_serial.setter
+    def _serial(self, value: int) -> None:
+        self._ring.serial = value
+
+    def _serve(self) -> None:
+        self._ring.enable()
+        while not self._stopping:
+            self._take_ended()
+            self._take_inbox()
+            self._finish_turn()
+            self._run_the_loop()
+
+    def _run_the_loop(self) -> None:
+        ring = self._ring
+        if self._stopping:
+            return
+        self._say_what_is_plain()
+        match ring.run():
+            case core.BATCH:
+                self._scan(ring.fetch())
+            case core.ENTRY:
+                self._scan(ring.fetch(1))
+            case core.ENDED:
+                self._io_ended(*ring.ended)
+            case core.BELL:
+                self._ring_doorbell = True
+            case core.REMOVED:
+                raise OSError(errno.ENODEV, "the kernel removed the device")
+
+    def _say_what_is_plain(self) -> None:
+        shape, backend = self._shape, self._backend
+        storage = backend.descriptor if isinstance(backend, DirectBackend) else None
+        if self._gate_open and shape is not None and storage is not None:
+            self._ring.serve(storage, shape.block_size, shape.blocks, MAXIMUM_TRANSFER, shape.writable)
+        else:
+            self._ring.serve(-1, self._block_size, 0, 0, False)
+
+    def _take_over(self) -> None:
+        for serial, slot, number, cdb, iovs, began, what in self._ring.hand_over():
+            command = _command(serial, number, cdb, iovs, began, what)
+            self._open[number] = command
+            self._running[serial] = self._slots[slot] = Job(command, False, began)
+        self._ring.handed_over()
+
+    def _close_and_tell(self, event: Callable[[tuple[Command, ...]], Event]) -> None:
+        self._take_over()
+        super()._close_and_tell(event)
+
+    def _task_management(self, kind: int, ids: tuple[int, ...], fresh: list[Command]) -> None:
+        self._take_over()  # they may be named
+        super()._task_management(kind, ids, fresh)
+
+    def _io_ended(self, slot: int, result: int) -> None:
+        if slot not in self._slots:  # the loop came back because of this failure, and runs nothing more by itself
+            self._close_and_tell(Closed)
+        job = self._slots.pop(slot)
+        self._ring.forget(slot)
+        command = job.command
+        assert command.request is not None
+        if result == command.request.length or command.serial in self._kept:
+            job.error = 0 if result == command.request.length else -result if result < 0 else errno.EIO
+            job.at = self._clock()
+            self._job_ended(job)
+        else:
+            backend = self._backend
+            buffers = [self._memory[offset : offset + length] for offset, length in command.iovs]
+            self._workers.submit(command.serial, lambda: self._find_out(job, backend, buffers, result))
+
+    def _find_out(self, job: Job, backend: Backend, buffers: list[memoryview], result: int) -> None:
+        """In a worker. Short transfers and misaligned memory are not errors: once more, by the backend's methods."""
+        if result >= 0 or result == -errno.EINVAL or not isinstance(backend, DirectBackend):
+            self._work(job, backend, buffers)
+            return
+        for view in buffers:
+            view.release()
+        job.error = backend.meaning(-result)
+        job.at = self._clock()
+        self._ended.append(job)
+        self._rouse()
+
+    def _release(self) -> None:
+        """I/O of the loop that does not return keeps this thread, the mapping and the device."""
+        ring = self._ring
+        started = self._thread.ident is not None
+        if started and not ring.out:
+            ring.linger()
+        if started and ring.out:
+            self._workers.close()
+            log.warning(
+                "LUN %s: %d I/O did not return; the kernel device stays open until they do", self._name, ring.out
+            )
+            with contextlib.suppress(BufferError):
+                self._channel.close()
+            self._released.set()
+            ring.linger()
+            ring.close()
+        else:
+            super()._release()
+            self._released.set()
+
+
+def _command(
+    serial: int,
+    number: int,
+    cdb: bytes,
+    iovs: tuple[tuple[int, int], ...],
+    began: float,
+    what: tuple[int, int, int, bool],
+) -> Command:
+    op, offset, length, fua = what
+    extents = () if op == core.FLUSH else (Extent(offset, length),)
+    return Command(serial, number, cdb, iovs, began, Request(_OPS[op], extents, fua))
