@@ -13,7 +13,10 @@ from pathlib import Path
 from tcmu_retry import __version__
 from tcmu_retry.daemon import journal, rival
 from tcmu_retry.daemon.config import ConfigError, Source
+from tcmu_retry.daemon.metrics import Metrics
 from tcmu_retry.daemon.service import Service
+from tcmu_retry.daemon.systemd import Heart, Notifier
+from tcmu_retry.daemon.unfreeze import unfreeze
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
 from tcmu_retry.dbus.service import serve
@@ -29,28 +32,37 @@ def main() -> int:
     parser.add_argument("--config", type=Path, default=Path("/etc/tcmu-retry"), help="directory of the configuration")
     parser.add_argument("--state", type=Path, default=Path("/var/lib/tcmu-retry"), help="directory of what is kept")
     parser.add_argument("--bus", metavar="ADDRESS", help="D-Bus address; the system bus if not given")
+    parser.add_argument(
+        "--metrics-listen", metavar="ADDRESS:PORT", help="metrics for Prometheus over HTTP, no if absent"
+    )
+    parser.add_argument("--metrics-textfile", metavar="FILE", type=Path, help="the same in a file for node_exporter")
+    parser.add_argument("--unfreeze", action="store_true", help="let LUNs that nobody serves answer BUSY, and end")
     parser.add_argument("--debug", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
     arguments = parser.parse_args()
     journal.configure(arguments.debug)
+    if arguments.unfreeze:
+        return unfreeze()
     try:
         source = Source(arguments.config)
     except ConfigError as error:
         log.error("%s", error)
         return USAGE
-    status = asyncio.run(_serve(source, arguments.state, arguments.bus))
+    status = asyncio.run(_serve(source, arguments))
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
     os._exit(status)
 
 
-async def _serve(source: Source, state: Path, bus: str | None) -> int:
+async def _serve(source: Source, arguments: argparse.Namespace) -> int:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    service = Service(source, state)
+    bus: str | None = arguments.bus
+    service = Service(source, arguments.state)
+    metrics = Metrics(service)
     if problem := rival.find():
         log.error("%s", problem)
     try:
@@ -66,10 +78,24 @@ async def _serve(source: Source, state: Path, bus: str | None) -> int:
         return FAILURE
     bridge = Bridge(service, bus)
     await bridge.start()
+    if arguments.metrics_listen:
+        try:
+            metrics.listen(arguments.metrics_listen)
+        except (OSError, ValueError) as error:  # no reason not to serve LUNs
+            log.error("there are no metrics over HTTP: %s", error)
+    if arguments.metrics_textfile:
+        metrics.keep_textfile(arguments.metrics_textfile)
     log.info("tcmu-retryd %s serves user:retry", __version__)
+    notifier = Notifier()
+    heart = Heart(notifier, service.pulses, lambda: [device.status() for device in service.devices()])
+    beating = loop.create_task(heart.run())
+    notifier.tell(READY="1")
     await stop.wait()
+    notifier.tell(STOPPING="1", STATUS="stopping: held commands are answered BUSY")
     log.info("stopping: held commands are answered BUSY")
     await service.stop()
+    beating.cancel()
+    await metrics.close(arguments.metrics_textfile)
     await bridge.close()
     await running.close()
     return OK

@@ -422,8 +422,8 @@ class Device:
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
-            case Closed(running):
-                self._closings -= 1
+            case Closed(running, asked):
+                self._closings -= asked
                 return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
             case Broken(message):
                 log.error("%s", message)
@@ -546,6 +546,10 @@ class Device:
         self._tell_changed(self)
 
     # ---- looking
+
+    def pulse(self) -> float:
+        """As the pump's."""
+        return self._pump.pulse()
 
     @property
     def busy(self) -> bool:

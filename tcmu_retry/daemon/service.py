@@ -42,6 +42,7 @@ from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
 
 log = logging.getLogger(__name__)
 
+GIVE_WAY_SECONDS = 0.2
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
 WANTED_SECONDS = 60.0  # between CheckConfig and the LUN that it was asked for
@@ -279,6 +280,10 @@ class Service:
     def _login_waits(self, name: str, portal: str) -> None:
         self._find(name).login_waits(portal)
 
+    def pulses(self) -> dict[str, float]:
+        """When each LUN's pump last turned."""
+        return {device.name: device.pulse() for device in self._devices.values()}
+
     # ---- ServiceApi
 
     def devices(self) -> Sequence[DeviceApi]:
@@ -317,6 +322,19 @@ class Service:
         except ConfigError as error:
             return str(error)
         return ""
+
+    def give_way(self, seconds: float) -> None:
+        self._spawn(self._give_way(seconds))
+
+    async def _give_way(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            for device in self._devices.values():
+                status = device.status()
+                if status.held or status.hung:
+                    device.release()
+            await asyncio.sleep(GIVE_WAY_SECONDS)
 
     async def history(self, device: str, since: float, limit: int) -> list[Notice]:
         return await self._history.events(device, since, limit)

@@ -12,6 +12,7 @@ from tcmu_retry.tcmu.uio import UioDevice
 log = logging.getLogger(__name__)
 
 TARGET = Path("/sys/kernel/config/target")
+PARAMETERS = Path("/sys/module/target_core_user/parameters")
 
 # cmd_time_out: the default of 30 s ends in 02/08/00, which Linux takes for a hard error, and tells nobody here.
 # qfull_time_out: commands that find ring or data area full wait in the kernel. -1 would mean 30 s once cmd_time_out is
@@ -119,6 +120,15 @@ def write_cache(device: UioDevice) -> bool:
 def reset_ring(device: UioDevice) -> None:
     """Answer BUSY to every command in the ring and empty it. Raises OSError."""
     (device.configfs / "action/reset_ring").write_text("1")
+
+
+def reset_netlink() -> None:
+    """Everybody who waits in the kernel for a handler's answer gets an error; a netlink of all handlers' LUNs.
+
+    Raises OSError.
+    """
+    for name, value in (("block_netlink", "1"), ("reset_netlink", "1"), ("block_netlink", "0")):
+        (PARAMETERS / name).write_text(value)
 
 
 def exports(device_path: Path, root: Path = TARGET) -> list[Export]:

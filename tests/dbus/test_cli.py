@@ -16,7 +16,7 @@ GOOD, CHECK_CONDITION, BUSY = 0, 2, 8
 
 
 def test_a_held_command_is_shown_and_ends_good_when_the_storage_is_back(world: World) -> None:
-    world.lun("vm1", "retry_interval=200ms")
+    world.lun("vm1", "retry_interval=3s;retry_backoff=1")
     world.away.touch()
     number = world.write("vm1", 7)
     [command] = world.held("vm1", 1)
@@ -31,7 +31,7 @@ def test_a_held_command_is_shown_and_ends_good_when_the_storage_is_back(world: W
     assert "by EIO" in world.cli("device", "show", "vm1")
     assert world.status(number, 0) is None
     world.away.unlink()
-    assert world.status(number, 5) == GOOD
+    assert world.status(number, 15) == GOOD
     assert world.cli("queue", "list", "vm1") == "vm1 holds nothing\n"
     assert (world.directory / "vm1.img").read_bytes()[7 * 512 :][:4] == b"text"
 

@@ -27,7 +27,7 @@ def test_only_what_is_persisted_outlives_the_daemon(world: World) -> None:
 def test_a_dry_run_keeps_nothing(world: World) -> None:
     world.lun("vm1")
     world.cli("policy", "set", "vm1", "retry_timeout=5m", "--persist", "--dry-run")
-    assert not (world.directory / "kept").exists()
+    assert not (world.directory / "state/policy").exists()
 
 
 def test_reset_goes_back_to_the_configuration_and_may_forget_what_was_kept(world: World) -> None:
@@ -57,7 +57,7 @@ def test_what_makes_sense_only_with_changes_that_are_not_kept_is_not_kept(world:
 def test_what_was_kept_for_other_storage_or_is_damaged_is_left_out_and_said(world: World) -> None:
     world.lun("vm1")
     world.cli("policy", "set", "vm1", "retry_timeout=5m", "--persist")
-    kept = world.directory / "kept/vm1.toml"
+    kept = world.directory / "state/policy/vm1.toml"
     good = kept.read_text()
     for text, said in (
         (good.replace("vm1.img", "other.img"), "made for other storage"),
@@ -73,7 +73,7 @@ def test_what_was_kept_for_other_storage_or_is_damaged_is_left_out_and_said(worl
 
 def test_a_policy_that_cannot_be_kept_is_not_changed(world: World) -> None:
     world.lun("vm1")
-    (world.directory / "kept").write_text("not a directory")
+    (world.directory / "state/policy").write_text("not a directory")
     result = world.call("policy", "set", "vm1", "retry_timeout=5m", "--persist")
     assert result.code == 1
     assert "cannot be kept, so it is not changed" in result.err

@@ -171,3 +171,12 @@ def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCapture
     assert not caplog.records
     configfs.make_room_for_reservations(tmp_path / "none")
     assert "reservations may not work" in caplog.text
+
+
+def test_netlink_is_blocked_while_waiting_announcements_are_ended(tmp_path, monkeypatch, refuse):
+    """Unblocked at the end, else no LUN could be made any more."""
+    monkeypatch.setattr(configfs, "PARAMETERS", tmp_path)
+    written = refuse("nothing is refused")
+    configfs.reset_netlink()
+    assert [path.name for path in written] == ["block_netlink", "reset_netlink", "block_netlink"]
+    assert (tmp_path / "block_netlink").read_text() == "0"
