@@ -24,7 +24,7 @@ from typing import Any
 
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
-from tcmu_retry.core.initiators import PROFILES, Profile, parse_profile
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES, Profile, parse_profile
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
@@ -77,6 +77,8 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
     "initiator": parse_profile,
+    "initiator.silence": parse_duration,
+    "initiator.busy": parse_duration,
 }
 PLAIN = (
     "buffered",
@@ -213,7 +215,7 @@ def _build(layers: Sequence[_Layer]) -> DeviceConfig:
                     own[key] = OWN[key](value, key)
                 elif first in filters.KNOWN:
                     wrapped.setdefault(first, {})[rest] = str(value)
-                elif first not in KNOWN:
+                elif first not in KNOWN or first in OWN:
                     raise ValueError(f"{key} is not a setting; {meant(key, KNOWN)}")
                 else:
                     rules[key] = value
@@ -230,6 +232,14 @@ def _build(layers: Sequence[_Layer]) -> DeviceConfig:
     budgets = Budgets(
         own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", usual.age)
     )
+    if measured := {key: value or FOR_EVER for key, value in own.items() if key.startswith("initiator.")}:
+        base = own.get("initiator", PROFILES["linux"])
+        own["initiator"] = Profile(
+            "custom",
+            measured.get("initiator.silence", base.silence),
+            measured.get("initiator.busy", base.busy),
+            "configured",
+        )
     plain = {key: own[key] for key in PLAIN if key in own}
     return DeviceConfig(own["path"], policy=policy, budgets=budgets, filters=wrapped, **plain)
 
