@@ -166,6 +166,9 @@ class Pump(Protocol):
     def running(self) -> list[tuple[Command, float]]:
         """Commands whose I/O has not returned, and since when (CLOCK_MONOTONIC seconds)."""
 
+    def pulse(self) -> float:
+        """When its thread last turned, CLOCK_MONOTONIC seconds; asking makes it turn again."""
+
     def stop(self) -> None:
         """Carry out what was asked before, then end the thread and release the ring. Idempotent.
 
