@@ -18,8 +18,7 @@ from tests.vm.guest import ROOT
 from tests.vm.lab import eventually
 from tests.vm.systemd import SystemdGuest
 
-# Not seen to pass yet: no guest was to be had when it was written. Run it with the mark taken out, mend what it finds, and
-# leave the mark out.
+# Not seen to pass yet: no guest was to be had when it was written. Take the mark out, run it, mend what it finds.
 pytestmark = pytest.mark.skip(reason="has not been run in a guest yet; see the comment in the file")
 
 UNIT = "tcmu-retryd"
