@@ -22,7 +22,7 @@ from typing import Any
 
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
-from tcmu_retry.core.initiators import PROFILES, Profile, parse_profile
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES, Profile, parse_profile
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
@@ -74,6 +74,8 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
     "initiator": parse_profile,
+    "initiator.silence": parse_duration,
+    "initiator.busy": parse_duration,
 }
 KNOWN = ("path", *OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
@@ -145,7 +147,7 @@ class Source:
                 elif first in filters.KNOWN:
                     layers.setdefault(first, {})[key.partition(".")[2]] = str(value)
                 elif key != "path":
-                    if first not in KNOWN:
+                    if first not in KNOWN or first in OWN:
                         raise ValueError(f"{key} is not a setting; {meant(key, KNOWN)}")
                     rules[key] = value
             policy = change(DEFAULT, rules)
@@ -164,6 +166,14 @@ class Source:
         budgets = Budgets(
             own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
         )
+        if measured := {key: value or FOR_EVER for key, value in own.items() if key.startswith("initiator.")}:
+            base = own.get("initiator", PROFILES["linux"])
+            own["initiator"] = Profile(
+                "custom",
+                measured.get("initiator.silence", base.silence),
+                measured.get("initiator.busy", base.busy),
+                "configured",
+            )
         plain = {
             key: own[key]
             for key in ("buffered", "read_only", "cache", "health", "io_warn_after", "initiator")

@@ -199,6 +199,7 @@ class Device:
         self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
         if lost:
             self._act(self._engine.storage_lost(lost, time.monotonic()))
+        self._check_promise()
 
     async def withdraw(self) -> None:
         """Answer everything and let nothing start any more; returns within DRAIN_SECONDS. Idempotent."""
@@ -629,6 +630,12 @@ class Device:
 
     def _apply_policy(self, policy: Policy) -> None:
         self._act(self._engine.set_policy(policy, time.monotonic()))
+        self._check_promise()
+
+    def _check_promise(self) -> None:
+        for link in policy_links(self.policy, self.config.initiator):
+            if link.wrong:
+                self._emit(events.PROMISES_TOO_MUCH, None, {"reason": link.wrong})
 
     def kick(self, serials: Sequence[int] = ()) -> int:
         return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))

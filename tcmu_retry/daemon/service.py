@@ -223,6 +223,7 @@ class Service:
             if fresh and self._wanted.pop(uio.config, 0) > time.monotonic():
                 await offload(self._records.drop, uio.name)
             attributes = configfs.prepare(uio)
+            configfs.make_room_for_reservations()
             lun = Lun(
                 uio.name,
                 partial(configfs.wwn, uio),

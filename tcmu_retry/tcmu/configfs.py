@@ -63,6 +63,18 @@ def prepare(device: UioDevice) -> Attributes:
     return Attributes(int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
 
 
+def make_room_for_reservations(root: Path = TARGET) -> None:
+    """Make the directory in which LIO writes down persistent reservations; some distributions forget it.
+
+    Without it every REGISTER is answered 02/08/00, also without APTPL: Linux 6.1 writes an empty file then.
+    """
+    try:
+        base = (root / "dbroot").read_text().strip()
+        Path(base, "pr").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("persistent reservations may not work, LIO has no directory for them: %s", error)
+
+
 def attributes(device: UioDevice) -> dict[str, str]:
     """Those of ATTRIBUTES as they are now."""
     found = {}

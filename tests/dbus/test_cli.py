@@ -245,3 +245,20 @@ def test_doctor_names_the_link_that_breaks_first_and_what_is_wrong(world: World)
     world.lun("vm2", "retry_timeout=10m;initiator=15m")
     links = world.json_of(world.call("--json", "doctor", "vm2"))["chains"][0]["links"]
     assert [link["wrong"] for link in links if link["where"] in ("policy", "initiator")] == ["", "", ""]
+
+
+def test_a_policy_that_promises_more_than_the_initiator_waits_is_warned_of(world: World) -> None:
+    """Where it is written: at export, at a change; and as an event. It is done all the same."""
+    world.lun("vm1")
+    result = world.call("policy", "set", "vm1", "read.retry_timeout=10m")
+    assert result.code == 0
+    assert result.err.startswith("warning: vm1: read.retry_timeout=10m is more than linux waits (8m)")
+    assert "TR-023 vm1: policy promises more than the chain holds" in world.said()
+    assert world.call("policy", "set", "vm1", "read.retry_timeout=5m").err == ""
+    path = world.directory / "vm2.img"
+    path.write_bytes(bytes(8 << 20))
+    result = world.call("export", "vm2", f"{path};write.retry_timeout=2m;initiator=windows", "--any-initiator")
+    assert result.code == 0
+    assert "warning: vm2: write.retry_timeout=2m is more than windows waits (1m)" in result.err
+    assert "An outage is held for 1m; then initiator ends it" in result.out
+    assert "never: the kernel's own time-out" in result.out

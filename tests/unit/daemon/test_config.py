@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.policy import Fallback
 from tcmu_retry.daemon.config import LONGEST, ConfigError, Source
 
@@ -127,3 +128,17 @@ def test_a_daemon_does_not_start_with_bad_defaults(etc: Path, text: str) -> None
     (etc / "tcmu-retry.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"tcmu-retry\.toml"):
         Source(etc)
+
+
+def test_an_initiator_of_ones_own(etc: Path) -> None:
+    """By what was measured of it; what is not said is as with the named one, or with plain Linux."""
+    source = Source(etc)
+    (etc / "tcmu-retry.toml").write_text('[defaults]\ninitiator = "esxi"\n')
+    (etc / "devices.d/vm1.toml").write_text('path = "/x"\n[initiator]\nsilence = "200s"\nbusy = 0\n')
+    own = source.device("vm1").initiator
+    assert (own.name, own.silence, own.busy) == ("custom", 200, FOR_EVER)
+    half = source.device("/x;initiator=linux;initiator.silence=90s").initiator
+    assert (half.silence, half.busy) == (90, PROFILES["linux"].busy)
+    assert source.device("/x").initiator is PROFILES["esxi"]
+    with pytest.raises(ConfigError, match=r"initiator\.silnce.*did you mean initiator\.silence"):
+        source.device("/x;initiator.silnce=90s")
