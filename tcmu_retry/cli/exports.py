@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from tcmu_retry.cli import output
 from tcmu_retry.cli.client import USAGE, Client, CliError
+from tcmu_retry.cli.devices import done
 from tcmu_retry.cli.doctor import verdict, warn
 from tcmu_retry.core.chain import REASONS
 from tcmu_retry.core.words import parse_size
@@ -47,3 +48,4 @@ async def export(client: Client, arguments: Namespace) -> None:
 async def unexport(client: Client, arguments: Namespace) -> None:
     """Remove a LUN and its target."""
     await client.manager("Unexport", "s", arguments.name)
+    done(arguments)

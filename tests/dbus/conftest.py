@@ -59,7 +59,7 @@ class World:
 
     def wait(self) -> None:
         """For the daemon to answer."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.call("device", "list").code:
             assert time.monotonic() < until
             assert self.daemon.poll() is None, self.said()

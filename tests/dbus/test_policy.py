@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 from tests.dbus.conftest import World
 
 
@@ -78,3 +81,39 @@ def test_a_policy_that_cannot_be_kept_is_not_changed(world: World) -> None:
     assert result.code == 1
     assert "cannot be kept, so it is not changed" in result.err
     assert policy(world)["read.retry_timeout"] == "0s"
+
+
+def reload(world: World, said: str) -> None:
+    """SIGHUP, until the daemon has said something again."""
+    before = world.said().count(said)
+    world.daemon.send_signal(signal.SIGHUP)
+    until = time.monotonic() + 10
+    while world.said().count(said) == before:
+        assert time.monotonic() < until, world.said()
+        time.sleep(0.02)
+
+
+def test_sighup_applies_the_files_to_all_luns_or_to_none_and_tells_what_changed(world: World) -> None:
+    devices = world.directory / "etc/devices.d"
+    devices.mkdir()
+    for name in ("vm1", "vm2"):
+        (world.directory / f"{name}.img").write_bytes(bytes(8 << 20))
+        (devices / f"{name}.toml").write_text(f'path = "{world.directory}/{name}.img"\n')
+        world.cli("export", name, name, "--any-initiator")
+    world.cli("policy", "set", "vm1", "write.retry_timeout=9m")
+    (world.directory / "etc/tcmu-retry.toml").write_text('[defaults]\nretry_timeout = "5m"\n')
+    (devices / "vm2.toml").write_text((devices / "vm2.toml").read_text() + 'fallback = "stopp"\nbuffered = true\n')
+    reload(world, "left as it was")
+    assert "did you mean stop?" in world.said()
+    assert policy(world)["read.retry_timeout"] == "0s"
+    (devices / "vm2.toml").write_text((devices / "vm2.toml").read_text().replace("stopp", "stop"))
+    reload(world, "read again")
+    assert policy(world)["read.retry_timeout"] == "5m"
+    assert policy(world)["write.retry_timeout"] == "9m", "what was changed while it runs stays"
+    said = world.said()
+    assert "LUN vm1: read.retry_timeout 0s -> 5m" in said
+    assert "LUN vm1: write.retry_timeout" not in said
+    assert "LUN vm2: write.fallback report -> stop" in said
+    assert "LUN vm2: buffered stays as it is until the LUN is exported anew" in said
+    world.cli("policy", "reset", "vm1")
+    assert policy(world)["write.retry_timeout"] == "5m"
