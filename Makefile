@@ -8,7 +8,7 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client
 
-.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man picture lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -34,6 +34,12 @@ fuzz: .venv/made build/packages ## a million rows of any SCSI commands (RUNS=), 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 	$(BIN)/python -m pytest tests/vm
 
+man: .venv/made ## the manual pages, into build/man/
+	$(BIN)/python packaging/manual.py build/man
+
+picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
+	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
+
 coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (94 %) that their unit tests run through
 	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
 	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=98 --include='tcmu_retry/scsi/*'
@@ -55,7 +61,7 @@ lint: native ## ruff and mypy
 NATIVE := tcmu_retry/pump/native
 PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev # what the native pump is built from
 
-.PHONY: native sanitize bench
+.PHONY: native sanitize
 native: .venv/made build/packages ## the pump in C, built into the source tree
 	@test -d build/native || PATH=$(CURDIR)/$(BIN):$$PATH meson setup build/native -Dnative=enabled
 	@PATH=$(CURDIR)/$(BIN):$$PATH meson compile -C build/native | sed '/no work to do\|^INFO:\|^ninja:/d'

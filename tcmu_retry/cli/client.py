@@ -13,6 +13,7 @@ from tcmu_retry.dbus._lib import (
     InvalidAddressError,
     Message,
     MessageBus,
+    MessageFlag,
     MessageType,
 )
 from tcmu_retry.dbus.names import (
@@ -30,6 +31,16 @@ from tcmu_retry.dbus.values import plain
 
 ADDRESS = "TCMU_RETRY_BUS_ADDRESS"
 OK, FAILED, USAGE, UNREACHABLE, NOT_AUTHORISED, NOT_FOUND = range(6)
+INTERRUPTED = 130
+EXITS = {
+    OK: "done",
+    FAILED: "failed; nothing was changed",
+    USAGE: "the command line makes no sense",
+    UNREACHABLE: "the bus or the daemon is not to be reached",
+    NOT_AUTHORISED: "not allowed",
+    NOT_FOUND: "there is no such LUN, held command or code",
+    INTERRUPTED: "ended by ^C",
+}
 _UNREACHABLE = ("ServiceUnknown", "NameHasNoOwner", "NoReply", "Disconnected")
 _CODES = {"NotFound": NOT_FOUND, "NotAuthorized": NOT_AUTHORISED, "AccessDenied": NOT_AUTHORISED}
 
@@ -108,6 +119,7 @@ class Client:
             member=member,
             signature=signature,
             body=list(arguments),
+            flags=MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION,
         )
         try:
             reply = await asyncio.wait_for(self._bus.call(message), 60)

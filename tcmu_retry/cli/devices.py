@@ -79,6 +79,8 @@ async def show(client: Client, arguments: Namespace) -> None:
     if status["hung"]:
         lines.append(("hung", f"{status['hung']} of these; the storage neither fails nor returns"))
     lines += [(key.replace("-", " "), status[key]) for key in ("hold-reason", "backend-error") if status[key]]
+    if "hold-expires-in" in status:
+        lines.append(("hold ends in", seconds(status["hold-expires-in"])))
     if status["draining"]:
         lines.append(("draining", "yes"))
     lines += [(name.replace("_", " "), value) for name, value in sorted(counters.items())]
@@ -89,26 +91,36 @@ async def hold(client: Client, arguments: Namespace) -> None:
     """Try nothing until `resume`."""
     expires = parse_duration(arguments.expires, "--for") if arguments.expires else 0.0
     await client.device(arguments.name, "Hold", "sd", arguments.reason, expires)
+    done(arguments)
 
 
 async def resume(client: Client, arguments: Namespace) -> None:
     """End holds and stops."""
     await client.device(arguments.name, "Resume")
+    done(arguments)
 
 
 async def drain(client: Client, arguments: Namespace) -> None:
     """Start nothing more, wait for what runs."""
     await client.device(arguments.name, "Drain")
+    done(arguments)
 
 
 async def undrain(client: Client, arguments: Namespace) -> None:
     """Go on."""
     await client.device(arguments.name, "Undrain")
+    done(arguments)
 
 
 async def release(client: Client, arguments: Namespace) -> None:
     """Answer BUSY to what is held."""
     counted(arguments, await client.device(arguments.name, "Release"), "answered BUSY")
+
+
+def done(arguments: Namespace) -> None:
+    """People hear nothing when a thing was done; programs get their object."""
+    if arguments.json:
+        output.as_json(name=arguments.name)
 
 
 def counted(arguments: Namespace, count: int, done: str) -> None:

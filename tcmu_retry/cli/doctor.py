@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from typing import Any
 
@@ -37,10 +38,21 @@ def _print(name: str, links: list[dict[str, Any]]) -> None:
         for link in links
     ]
     output.table(("  LINK", "SETTING", "VALUE", ">LASTS", ""), rows, "  nothing to look at")
+    output.say("  " + verdict(links))
+
+
+def verdict(links: list[dict[str, Any]]) -> str:
+    """How long a hold lasts, and which link ends it."""
     breaking = [link for link in links if "lasts" in link]
-    if breaking:
-        first = min(breaking, key=lambda link: float(link["lasts"]))
-        lasts = format_duration(first["lasts"])
-        output.say(f"  An outage is held for {lasts}; then {first['where']} ends it ({first['setting']}).")
-    else:
-        output.say("  Nothing ends a hold by itself.")
+    if not breaking:
+        return "Nothing ends a hold by itself."
+    first = min(breaking, key=lambda link: float(link["lasts"]))
+    lasts = format_duration(first["lasts"])
+    return f"An outage is held for {lasts}; then {first['where']} ends it ({first['setting']})."
+
+
+async def warn(client: Client, name: str) -> None:
+    """On stderr: what the policy promises and another link does not hold."""
+    for link in await client.device(name, "Diagnose"):
+        if link["where"] == "policy" and link["wrong"]:
+            sys.stderr.write(f"warning: {name}: {link['wrong']}\n")

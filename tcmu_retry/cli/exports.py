@@ -6,6 +6,9 @@ from argparse import Namespace
 
 from tcmu_retry.cli import output
 from tcmu_retry.cli.client import USAGE, Client, CliError
+from tcmu_retry.cli.devices import done
+from tcmu_retry.cli.doctor import verdict, warn
+from tcmu_retry.core.chain import REASONS
 from tcmu_retry.core.words import parse_size
 from tcmu_retry.dbus._lib import Variant
 
@@ -31,7 +34,11 @@ async def export(client: Client, arguments: Namespace) -> None:
         output.as_json(export=made)
         return
     output.pairs([("target", made["iqn"]), ("LUN", made["lun"]), ("WWN", made["wwn"])])
-    output.pairs((f"{where} {name}", value) for where, name, value in made["settings"])
+    output.say("\nSet, for holding to be safe:")
+    rows = [("  " + where, name, value, REASONS.get(name, "")) for where, name, value in made["settings"]]
+    output.table(("  WHERE", "ATTRIBUTE", ">VALUE", "WHY"), rows, "")
+    output.say(verdict(await client.device(arguments.name, "Diagnose")))
+    await warn(client, arguments.name)
     address = next((each for each in made["portals"] if not each.startswith(("0.0.0.0:", "[::]"))), "THIS-HOST")
     output.say("\nAt the initiator:")
     output.say(f"  iscsiadm -m discovery -t sendtargets -p {address}")
@@ -41,3 +48,4 @@ async def export(client: Client, arguments: Namespace) -> None:
 async def unexport(client: Client, arguments: Namespace) -> None:
     """Remove a LUN and its target."""
     await client.manager("Unexport", "s", arguments.name)
+    done(arguments)

@@ -8,10 +8,20 @@ import time
 from argparse import Namespace
 from typing import Any
 
-from tcmu_retry.cli import output
+from tcmu_retry.cli import histories, output
 from tcmu_retry.cli.client import NOT_FOUND, Client, CliError
 from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.words import meant
+
+RECENT = 20
+
+
+async def events(client: Client, arguments: Namespace) -> None:
+    """The last ones, or with --follow those that come."""
+    if arguments.follow:
+        await follow(client, arguments)
+    else:
+        await histories.show(client, Namespace(**vars(arguments), since=None, limit=RECENT, plot=None))
 
 
 async def follow(client: Client, arguments: Namespace) -> None:
@@ -31,9 +41,18 @@ async def follow(client: Client, arguments: Namespace) -> None:
     await client.events(heard)
 
 
-def explain(code: str) -> None:
+def explain(arguments: Namespace) -> None:
     """What an event's code means and what to do."""
-    meaning = MEANINGS.get(code.upper())
+    code = arguments.code.upper()
+    meaning = MEANINGS.get(code)
     if meaning is None:
-        raise CliError(f"there is no event {code}; {meant(code.upper(), MEANINGS)}", NOT_FOUND)
-    output.say(f"{code.upper()}: {meaning.summary}\n\n{meaning.explain}")
+        raise CliError(f"there is no event {arguments.code}; {meant(code, MEANINGS)}", NOT_FOUND)
+    if arguments.json:
+        output.as_json(code=code, summary=meaning.summary, explain=meaning.explain)
+    else:
+        output.say(f"{code}: {meaning.summary}\n\n{meaning.explain}")
+
+
+def codes(**_: Any) -> list[str]:
+    """For completion."""
+    return list(MEANINGS)

@@ -15,7 +15,7 @@ SCHEMA = 1
 
 def as_json(**members: object) -> None:
     """Print one object. Names in it have underscores."""
-    sys.stdout.write(json.dumps({"schema": SCHEMA, **_underscored(members)}, indent=2) + "\n")
+    sys.stdout.write(json.dumps({"schema": SCHEMA, **underscored(members)}, indent=2) + "\n")
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
@@ -49,9 +49,10 @@ def say(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
-def _underscored(value: Any) -> Any:
+def underscored(value: Any) -> Any:
+    """Names as JSON has them."""
     if isinstance(value, dict):
-        return {key.replace("-", "_"): _underscored(item) for key, item in value.items()}
+        return {key.replace("-", "_"): underscored(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_underscored(item) for item in value]
+        return [underscored(item) for item in value]
     return value

@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from tcmu_retry.cli import output
 from tcmu_retry.cli.client import USAGE, Client, CliError
+from tcmu_retry.cli.doctor import warn
 from tcmu_retry.dbus._lib import Variant
 from tcmu_retry.dbus.names import DEVICE
 
@@ -29,6 +30,8 @@ async def set_policy(client: Client, arguments: Namespace) -> None:
         options["if-generation"] = Variant("t", arguments.if_generation)
     policy = await client.device(arguments.name, "SetPolicy", "a{sv}a{sv}", changes, options)
     _print(arguments, policy, None)
+    if not arguments.dry_run:
+        await warn(client, arguments.name)
 
 
 async def reset(client: Client, arguments: Namespace) -> None:

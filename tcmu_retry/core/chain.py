@@ -22,6 +22,20 @@ class Link:
     wrong: str = ""
 
 
+# What `export` sets, and why holding needs it.
+REASONS = {
+    "cmd_time_out": "never: the kernel's own time-out fails a held command for good, and tells nobody",
+    "qfull_time_out": "commands that find ring or data area full wait in the kernel, well under Linux's 180 s",
+    "tmr_notification": "ABORT TASK and LUN RESET are answered at once, however long a command is held",
+    "hw_max_sectors": "the longest command, so that a window of them fits into the data area",
+    "default_cmdsn_depth": "the window of a session: as many as open-iscsi sends; commands held fill it, TMFs pass",
+    "authentication": "no CHAP; access is by the initiator's name",
+    "generate_node_acls": "any initiator may log in",
+    "cache_dynamic_acls": "and keeps its registrations over a new login",
+    "demo_mode_write_protect": "and may write",
+}
+
+
 def policy_links(policy: Policy, profile: Profile) -> list[Link]:
     """What the policy promises, held against what the initiator tolerates."""
     links = []

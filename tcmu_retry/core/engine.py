@@ -271,6 +271,10 @@ class Engine:
                 self._keeper.fence(entry, Verdict.BUSY)
         return self._keeper.turn(now)
 
+    def set_budgets(self, budgets: Budgets) -> None:
+        """They count for what is to be held from now on."""
+        self._keeper.budgets = budgets
+
     def set_policy(self, policy: Policy, now: float) -> list[Action]:
         """Takes effect on what is held: waits and time-outs are reckoned by the new values from the old beginnings."""
         before = flatten(self._keeper.policy)

@@ -21,6 +21,7 @@ HANGS_NO_MORE = "TR-013"
 LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 STORAGE_ACCEPTED = "TR-022"
+PROMISES_TOO_MUCH = "TR-023"
 LUN_REFUSED = "TR-030"
 CHANGE_REFUSED = "TR-031"
 
@@ -98,6 +99,12 @@ MEANINGS = {
         " right one back, or unexport the LUN.",
     ),
     STORAGE_ACCEPTED: Meaning("its storage is accepted again", "Under the LUN's path is the storage it had before."),
+    PROMISES_TOO_MUCH: Meaning(
+        "policy promises more than the chain holds: {reason}",
+        "Said when a LUN comes and when its policy is changed. The initiator gives up before retry_timeout is over, so"
+        " that the fallback never reaches it. `tcmu-retry doctor LUN` shows the whole chain of time-outs;"
+        " docs/initiators.md says what each kind of initiator tolerates and how to tune it.",
+    ),
     LUN_REFUSED: Meaning(
         "it cannot be made: {reason}",
         "The kernel announced a new LUN and was told no; whoever made it, targetcli for example, saw only a failure.",

@@ -38,7 +38,7 @@ PROFILES = {
             "linux-tuned",
             FOR_EVER,
             FOR_EVER,
-            "with the udev rule of packaging/udev: a day for each command, and no limit of retries",
+            "with packaging/udev/60-tcmu-retry-initiator.rules: a day for each command, and no limit of retries",
         ),
         Profile(
             "windows", 60, None, "Disk\\TimeoutValue as installers commonly set it; MaxRequestHoldTime is 60 s too"

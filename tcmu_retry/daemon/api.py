@@ -211,6 +211,9 @@ class ServiceApi(Protocol):
     def check_config(self, config: str) -> str:
         """What is wrong with a configuration string, in a sentence; "" where it is good."""
 
+    def give_way(self, seconds: float) -> None:
+        """For so long hold nothing: what is held is answered BUSY again and again. Returns at once."""
+
     async def history(self, device: str, since: float, limit: int) -> list[Notice]:
         """The last events, oldest first; device "": of all, also of LUNs that are gone; since: from the epoch."""
 

@@ -6,8 +6,10 @@ in devices.d, each with settings behind it:
     /srv/vm1.img;retry_timeout=2m;write.fallback=readonly
     vm1;health=down
 
-devices.d/vm1.toml has `path = "/srv/vm1.img"` and the same settings, nested or with dots; the table [defaults] of
-tcmu-retry.toml has settings for all LUNs. What stands nearer to the LUN wins.
+devices.d/vm1.toml has `path = "/srv/vm1.img"` and the same settings, nested or with dots. The table [defaults] of
+tcmu-retry.toml and of the files in conf.d has settings for all LUNs. What stands nearer to the LUN wins: the vendor's
+files, /etc/tcmu-retry/tcmu-retry.toml, conf.d by name, devices.d, the configuration string; over all of these, what
+people change while the LUN is served (`daemon.tuning`).
 """
 
 from __future__ import annotations
@@ -15,18 +17,19 @@ from __future__ import annotations
 import errno
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tcmu_retry.backends import filters
 from tcmu_retry.core import policy as policies
-from tcmu_retry.core.initiators import PROFILES, Profile, parse_profile
-from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES, Profile, parse_profile
+from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
 from tcmu_retry.core.words import meant, parse_bool, parse_duration, parse_number, parse_size
 
 LONGEST = 255 - len("retry/")  # the kernel's dev_config has 256 bytes, and cuts off what is beyond without a word
+VENDOR = Path("/usr/lib/tcmu-retry")
 HEALTH = ("good", "transitioning", "down")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
@@ -74,17 +77,38 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
     "initiator": parse_profile,
+    "initiator.silence": parse_duration,
+    "initiator.busy": parse_duration,
 }
+PLAIN = (
+    "buffered",
+    "read_only",
+    "cache",
+    "health",
+    "io_warn_after",
+    "initiator",
+)  # of OWN, as they stand in DeviceConfig
 KNOWN = ("path", *OWN, *filters.KNOWN, "read", "write", "classes", *policies.KEYS)
 
 
-class Source:
-    """The configuration directory. Files are read when a LUN is looked up, so that an edit counts for the next one."""
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Settings of one place, with dotted keys."""
 
-    def __init__(self, directory: Path) -> None:
-        """Raises ConfigError where tcmu-retry.toml is no good: better no daemon than one that does not do as told."""
+    place: str
+    settings: Mapping[str, object]
+
+
+class Source:
+    """The configuration's files, read whenever they are needed: an edit counts for the next LUN, or with a reload."""
+
+    def __init__(self, directory: Path, vendor: Path | None = None) -> None:
         self._directory = directory
-        self._build({**self._defaults(), "path": "/"}, directory / "tcmu-retry.toml")
+        self._vendor = vendor
+
+    def verify(self) -> None:
+        """Raises ConfigError where the defaults are no good: better no daemon than one that does not do as told."""
+        _build([*self._defaults(), _ANYWHERE])
 
     def device(self, config: str) -> DeviceConfig:
         """What a configuration string means. Raises ConfigError."""
@@ -103,73 +127,121 @@ class Source:
             )
         first, *settings = config.split(";")
         place = f"configuration string {config}"
-        flat = {**self._defaults(), **self._named(first), **_pairs(settings, place)}
-        return self._build(flat, place)
+        return _build([*self._defaults(), self._named(first, place), _Layer(place, _pairs(settings, place))])
 
-    def _defaults(self) -> dict[str, object]:
-        path = self._directory / "tcmu-retry.toml"
-        table = _read(path) if path.exists() else {}
-        for key in table:
-            if key != "defaults":
-                raise ConfigError(f"{path}: there is no table {key}; {meant(key, ['defaults'])}")
-        defaults = table.get("defaults", {})
-        if not isinstance(defaults, dict):
-            raise ConfigError(f"{path}: defaults must be a table, [defaults]")
-        return _flatten(defaults)
+    def check(self) -> tuple[list[Path], list[str]]:
+        """Reads every file: those that there are, and a sentence about each that cannot be used."""
+        read: list[Path] = []
+        problems: list[str] = []
+        layers: list[_Layer] = []
+        for file in self._default_files():
+            read.append(file)
+            try:
+                layer = _defaults_of(file)
+                _build([*layers, layer, _ANYWHERE])
+                layers.append(layer)
+            except ConfigError as error:
+                problems.append(str(error))
+        for file in sorted(self._devices.glob("*.toml")):
+            read.append(file)
+            try:
+                _build([*layers, self._named(file.stem, str(file))])
+            except ConfigError as error:
+                problems.append(str(error))
+        return read, problems
 
-    def _named(self, name: str) -> dict[str, object]:
+    @property
+    def _devices(self) -> Path:
+        return self._directory / "devices.d"
+
+    def _default_files(self) -> list[Path]:
+        """From the weakest: the vendor's, the administrator's, and what stands in conf.d by name."""
+        found = []
+        for directory in filter(None, (self._vendor, self._directory)):
+            found += [file for file in (directory / "tcmu-retry.toml",) if file.exists()]
+            found += sorted((directory / "conf.d").glob("*.toml"))
+        return found
+
+    def _defaults(self) -> list[_Layer]:
+        return [_defaults_of(file) for file in self._default_files()]
+
+    def _named(self, name: str, place: str) -> _Layer:
         if name.startswith("/"):
-            return {"path": name}
-        folder = self._directory / "devices.d"
-        path = folder / f"{name}.toml"
+            return _Layer(place, {"path": name})
+        path = self._devices / f"{name}.toml"
         if not _NAME.fullmatch(name):
-            raise ConfigError(f"{name} is neither an absolute path nor the name of a file in {folder}")
+            raise ConfigError(f"{name} is neither an absolute path nor the name of a file in {self._devices}")
         if not path.exists():
-            known = sorted(file.stem for file in folder.glob("*.toml"))
+            known = sorted(file.stem for file in self._devices.glob("*.toml"))
             hint = meant(name, known) if known else f"make it, or give an absolute path like /{name}"
             raise ConfigError(f"there is no {path}; {hint}", errno.ENOENT)
         flat = _flatten(_read(path))
         if "path" not in flat:
             raise ConfigError(f'{path}: there is no path; add path = "/where/the/data/is"')
-        return flat
+        return _Layer(str(path), flat)
 
-    def _build(self, flat: Mapping[str, object], place: object) -> DeviceConfig:
-        own: dict[str, Any] = {}
-        layers: dict[str, dict[str, str]] = {}
+
+_ANYWHERE = _Layer("", {"path": "/"})
+
+
+def _defaults_of(file: Path) -> _Layer:
+    table = _read(file)
+    for key in table:
+        if key != "defaults":
+            raise ConfigError(f"{file}: there is no table {key}; {meant(key, ['defaults'])}")
+    defaults = table.get("defaults", {})
+    if not isinstance(defaults, dict):
+        raise ConfigError(f"{file}: defaults must be a table, [defaults]")
+    if "path" in defaults:
+        raise ConfigError(f"{file}: path is a LUN's own; put it into devices.d/NAME.toml")
+    return _Layer(str(file), _flatten(defaults))
+
+
+def _build(layers: Sequence[_Layer]) -> DeviceConfig:
+    """One over the other, the last one the strongest. A layer must make sense over those below it."""
+    own: dict[str, Any] = {}
+    wrapped: dict[str, dict[str, str]] = {}
+    policy = DEFAULT
+    for layer in layers:
         rules: dict[str, object] = {}
         try:
-            for key, value in flat.items():
-                first = key.split(".")[0]
-                if key in OWN:
+            for key, value in layer.settings.items():
+                first, _, rest = key.partition(".")
+                if key == "path":
+                    if not isinstance(value, str) or not value.startswith("/"):
+                        raise ValueError(f"path must be an absolute path, not {value!r}")
+                    own["path"] = value
+                elif key in OWN:
                     own[key] = OWN[key](value, key)
                 elif first in filters.KNOWN:
-                    layers.setdefault(first, {})[key.partition(".")[2]] = str(value)
-                elif key != "path":
-                    if first not in KNOWN:
-                        raise ValueError(f"{key} is not a setting; {meant(key, KNOWN)}")
+                    wrapped.setdefault(first, {})[rest] = str(value)
+                elif first not in KNOWN or first in OWN:
+                    raise ValueError(f"{key} is not a setting; {meant(key, KNOWN)}")
+                else:
                     rules[key] = value
-            policy = change(DEFAULT, rules)
-            filters.parse(layers)
-        except (PolicyError, ValueError) as error:
-            raise ConfigError(f"{place}: {error}") from None
-        path = flat.get("path")
-        if not isinstance(path, str) or not path.startswith("/"):
-            raise ConfigError(f"{place}: path must be an absolute path, not {path!r}")
-        if own.get("buffered") and own.get("cache") == "writeback":
-            raise ConfigError(
-                f"{place}: cache=writeback with buffered=true would lose writes whose error the page cache forgets;"
-                " leave one of them out"
-            )
-        usual = Budgets()
-        budgets = Budgets(
-            own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", 0.0)
+            policy = change(policy, rules)
+            filters.parse(wrapped)
+            if own.get("buffered") and own.get("cache") == "writeback":
+                raise ValueError(
+                    "cache=writeback with buffered=true would lose writes whose error the page cache forgets;"
+                    " leave one of them out"
+                )
+        except ValueError as error:
+            raise ConfigError(f"{layer.place}: {error}") from None
+    usual = Budgets()
+    budgets = Budgets(
+        own.get("max_held", usual.held), own.get("max_held_bytes", usual.held_bytes), own.get("max_hold_age", usual.age)
+    )
+    if measured := {key: value or FOR_EVER for key, value in own.items() if key.startswith("initiator.")}:
+        base = own.get("initiator", PROFILES["linux"])
+        own["initiator"] = Profile(
+            "custom",
+            measured.get("initiator.silence", base.silence),
+            measured.get("initiator.busy", base.busy),
+            "configured",
         )
-        plain = {
-            key: own[key]
-            for key in ("buffered", "read_only", "cache", "health", "io_warn_after", "initiator")
-            if key in own
-        }
-        return DeviceConfig(path, policy=policy, budgets=budgets, filters=layers, **plain)
+    plain = {key: own[key] for key in PLAIN if key in own}
+    return DeviceConfig(own["path"], policy=policy, budgets=budgets, filters=wrapped, **plain)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
 from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
 from tcmu_retry.core.engine import Engine
-from tcmu_retry.core.policy import Policy
+from tcmu_retry.core.policy import Policy, flatten
 from tcmu_retry.daemon import view
 from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
@@ -199,6 +199,7 @@ class Device:
         self._watching = self._loop.call_later(WATCH_SECONDS, self._watch)
         if lost:
             self._act(self._engine.storage_lost(lost, time.monotonic()))
+        self._check_promise()
 
     async def withdraw(self) -> None:
         """Answer everything and let nothing start any more; returns within DRAIN_SECONDS. Idempotent."""
@@ -421,8 +422,8 @@ class Device:
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
-            case Closed(running):
-                self._closings -= 1
+            case Closed(running, asked):
+                self._closings -= asked
                 return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
             case Broken(message):
                 log.error("%s", message)
@@ -546,6 +547,10 @@ class Device:
 
     # ---- looking
 
+    def pulse(self) -> float:
+        """As the pump's."""
+        return self._pump.pulse()
+
     @property
     def busy(self) -> bool:
         """Whether it has commands open, as far as is known here."""
@@ -620,11 +625,40 @@ class Device:
 
     # ---- persons
 
+    @property
+    def policy_lock(self) -> asyncio.Lock:
+        return self._tuning.lock
+
+    def reconfigure(self, config: DeviceConfig) -> tuple[list[str], Callable[[], None]]:
+        """With `policy_lock` held: what would change, a line each, and what makes it count. Raises PolicyError."""
+        policy, use_policy = self._tuning.reconfigure(config.policy)
+        before, after = flatten(self.policy), flatten(policy)
+        lines = [f"{key} {before.get(key, 'unset')} -> {after[key]}" for key in after if before.get(key) != after[key]]
+        lines += [f"{key} {before[key]} -> unset" for key in before.keys() - after.keys()]
+        live = {name: getattr(config, name) for name in ("health", "io_warn_after", "initiator", "budgets")}
+        lines += [f"{name} changed" for name, value in live.items() if value != getattr(self.config, name)]
+        fixed = ("path", "buffered", "read_only", "cache", "filters")
+        later = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
+        lines += [f"{name} stays as it is until the LUN is exported anew" for name in later]
+
+        def use() -> None:
+            self.config = replace(self.config, policy=config.policy, **live)
+            self._engine.set_budgets(config.budgets)
+            use_policy()
+
+        return lines, use
+
     async def set_policy(self, changes: Mapping[str, object], options: PolicyOptions) -> Policy:
         return await self._tuning.set(changes, options)
 
     def _apply_policy(self, policy: Policy) -> None:
         self._act(self._engine.set_policy(policy, time.monotonic()))
+        self._check_promise()
+
+    def _check_promise(self) -> None:
+        for link in policy_links(self.policy, self.config.initiator):
+            if link.wrong:
+                self._emit(events.PROMISES_TOO_MUCH, None, {"reason": link.wrong})
 
     def kick(self, serials: Sequence[int] = ()) -> int:
         return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))

@@ -64,7 +64,8 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
         target = Target(FabricModule("iscsi"), _iqn(request.name), mode="create")
         undo.callback(target.delete)
         group = TPG(target, 1, mode="create")
-        for name, value in {**WINDOW, "authentication": "0", **(OPEN_TO_ALL if request.any_initiator else {})}.items():
+        attributes = {**WINDOW, "authentication": "0", **(OPEN_TO_ALL if request.any_initiator else {})}
+        for name, value in attributes.items():
             group.set_attribute(name, value)
         lun = LUN(group, 0, storage_object=store)
         for address, port in portals:
@@ -74,8 +75,8 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
         group.enable = True
         undo.pop_all()
     where = f"backstore {request.name}"
-    settings = [(where, name, store.get_attribute(name)) for name in ATTRIBUTES]
-    settings += [(f"target {target.wwn}", name, group.get_attribute(name)) for name in WINDOW]
+    settings = [(where, name, store.get_attribute(name)) for name in (*ATTRIBUTES, "hw_max_sectors")]
+    settings += [(f"target {target.wwn}", name, group.get_attribute(name)) for name in attributes]
     return ExportResult(target.wwn, [f"{address}:{port}" for address, port in portals], 0, store.wwn, settings)
 
 

@@ -20,6 +20,7 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
 from tcmu_retry.core import events
+from tcmu_retry.core.policy import PolicyError
 from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon import export, journal, rival, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
@@ -42,6 +43,7 @@ from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
 
 log = logging.getLogger(__name__)
 
+GIVE_WAY_SECONDS = 0.2
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
 WANTED_SECONDS = 60.0  # between CheckConfig and the LUN that it was asked for
@@ -87,15 +89,18 @@ class Service:
 
     async def stop(self) -> None:
         """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
-        for task in self._tasks:
-            task.cancel()
         self._uevents.close()
-        await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
-        self._devices.clear()
-        self._recorder.close()
+        await self._leave_all()
         # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
         self._netlink.set_features(reply=False)
         self._netlink.close()
+
+    async def _leave_all(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
+        self._devices.clear()
+        self._recorder.close()
 
     async def _leave(self, device: Device) -> None:
         await device.withdraw()
@@ -110,6 +115,10 @@ class Service:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a task of the service failed", exc_info=error)
+
+    def _open_storage(self, name: str, config: DeviceConfig) -> Backend:
+        """Blocking. Raises BackendError."""
+        return _open(config)
 
     # ---- the kernel's announcements
 
@@ -189,7 +198,12 @@ class Service:
         if subtype != SUBTYPE:
             raise ConfigError(f"{config} is of another handler; it must begin with {SUBTYPE}/")
         device = self._source.device(string)
-        return Place(string, device, partial(_open, device), await offload(Memory, self._records, name, string))
+        return Place(
+            string,
+            device,
+            partial(self._open_storage, name, device),
+            await offload(Memory, self._records, name, string),
+        )
 
     async def _adopt(self, uio: UioDevice) -> None:
         """A LUN that was there before us. What its last daemon had in flight nobody can vouch for: BUSY, sent again."""
@@ -222,6 +236,7 @@ class Service:
             if fresh and self._wanted.pop(uio.config, 0) > time.monotonic():
                 await offload(self._records.drop, uio.name)
             attributes = configfs.prepare(uio)
+            configfs.make_room_for_reservations()
             lun = Lun(
                 uio.name,
                 partial(configfs.wwn, uio),
@@ -243,7 +258,7 @@ class Service:
             lun,
             config,
             partial(_disk, lun, config),
-            partial(_open, config),
+            partial(self._open_storage, lun.name, config),
             self._notice,
             partial(self._tell, 0),
             await offload(Memory, self._records, lun.name, lun.config),
@@ -254,6 +269,36 @@ class Service:
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
         self._tell(1, device)
+
+    async def reload(self) -> list[str]:
+        """Read the configuration again, for all LUNs or, if any of it is no good, for none; what changed, in lines.
+
+        Raises ConfigError.
+        """
+        _, problems = await offload(self._source.check)
+        if problems:
+            raise ConfigError("; ".join(problems))
+        lines: list[str] = []
+        uses: list[Callable[[], None]] = []
+        async with contextlib.AsyncExitStack() as locks:
+            devices = list(self._devices.values())
+            configs = []
+            for device in devices:
+                await locks.enter_async_context(device.policy_lock)
+                configs.append(await offload(self._source.device, device.lun.config))
+            for device, config in zip(devices, configs, strict=True):
+                try:
+                    changed, use = device.reconfigure(config)
+                except PolicyError as error:
+                    raise ConfigError(
+                        f"LUN {device.name}: {error}, together with what was changed while it runs;"
+                        f" `tcmu-retry policy reset {device.name}` takes that back"
+                    ) from None
+                lines += [f"LUN {device.name}: {line}" for line in changed]
+                uses.append(use)
+            for use in uses:
+                use()
+        return lines
 
     # ---- hints
 
@@ -277,6 +322,10 @@ class Service:
 
     def _login_waits(self, name: str, portal: str) -> None:
         self._find(name).login_waits(portal)
+
+    def pulses(self) -> dict[str, float]:
+        """When each LUN's pump last turned."""
+        return {device.name: device.pulse() for device in self._devices.values()}
 
     # ---- ServiceApi
 
@@ -316,6 +365,19 @@ class Service:
         except ConfigError as error:
             return str(error)
         return ""
+
+    def give_way(self, seconds: float) -> None:
+        self._spawn(self._give_way(seconds))
+
+    async def _give_way(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        while loop.time() < until:
+            for device in self._devices.values():
+                status = device.status()
+                if status.held or status.hung:
+                    device.release()
+            await asyncio.sleep(GIVE_WAY_SECONDS)
 
     async def history(self, device: str, since: float, limit: int) -> list[Notice]:
         return await self._history.events(device, since, limit)

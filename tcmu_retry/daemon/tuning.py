@@ -76,15 +76,18 @@ class Tuning:
             self._use(policy)
             return policy
 
-    def reconfigure(self, configured: Policy) -> Callable[[], None]:
-        """With `lock` held: what makes another configuration count, under the same changes. Raises PolicyError."""
+    def reconfigure(self, configured: Policy) -> tuple[Policy, Callable[[], None]]:
+        """With `lock` held: the policy under another configuration with the same changes, and what makes it count.
+
+        Raises PolicyError.
+        """
         policy = change(configured, self._changed)
 
         def use() -> None:
             self._configured = configured
             self._use(policy)
 
-        return use
+        return policy, use
 
     def _use(self, policy: Policy) -> None:
         if policy != self.policy:

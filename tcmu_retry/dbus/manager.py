@@ -24,6 +24,7 @@ _REQUEST = {
 }
 LONGEST = 10_000  # events or samples in one answer
 USUAL = 1000
+LONGEST_WAY = 300.0  # seconds
 
 
 class Manager:
@@ -51,6 +52,9 @@ class Manager:
 
     def check_config(self, config: str) -> str:
         return self._service.check_config(config)
+
+    def give_way(self, duration: float) -> None:
+        self._service.give_way(min(seconds(duration, "the time to give way") or 0.0, LONGEST_WAY))
 
     async def get_history(self, device: str, how: Mapping[str, Variant]) -> list[list[object]]:
         return [event(notice) for notice in await self._service.history(device, *_range(how))]

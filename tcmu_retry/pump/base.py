@@ -86,9 +86,14 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """The gate was closed because the main loop asked for it; `running` as in Finished."""
+    """The gate was closed; `running` as in Finished.
+
+    asked: because the main loop asked for it. Otherwise one of `running` has failed, and its Finished follows as soon
+    as it is known what the failure means.
+    """
 
     running: tuple[Command, ...]
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +165,9 @@ class Pump(Protocol):
 
     def running(self) -> list[tuple[Command, float]]:
         """Commands whose I/O has not returned, and since when (CLOCK_MONOTONIC seconds)."""
+
+    def pulse(self) -> float:
+        """When its thread last turned, CLOCK_MONOTONIC seconds; asking makes it turn again."""
 
     def stop(self) -> None:
         """Carry out what was asked before, then end the thread and release the ring. Idempotent.

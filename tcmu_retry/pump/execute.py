@@ -156,8 +156,7 @@ class _Attempt:
                 step = min(len(wanted), piece.length - done)
                 found = view[done : done + step]
                 if found != wanted[:step]:
-                    differs = next(index for index in range(step) if found[index] != wanted[index])
-                    return piece.offset - extent.offset + done + differs
+                    return piece.offset - extent.offset + done + _difference(found, wanted[:step])
                 wanted = wanted[step:]
                 done += step
         return None
@@ -199,6 +198,18 @@ class _Attempt:
         """Before each call of the backend: nothing starts for a command that was answered or aborted meanwhile."""
         if self._command.answered:
             raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+
+
+def _difference(found: memoryview, wanted: memoryview) -> int:
+    """The first index at which two pieces of one length differ, by halves: byte by byte 8 MiB take seconds."""
+    low, high = 0, len(found)  # equal before low, a difference before high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if found[low:middle] == wanted[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def _pieces(extents: tuple[Extent, ...]) -> Iterator[tuple[Extent, Extent]]:

@@ -111,6 +111,7 @@ class ReferencePump:
         self._ended: deque[Job | Probed] = deque()
         self._outbox: deque[tuple[Event, bool]] = deque()  # with whether the gate closed at this event
         self._asleep = False
+        self._turned = time.monotonic()
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -164,6 +165,10 @@ class ReferencePump:
 
     def running(self) -> list[tuple[Command, float]]:
         return [(job.command, job.began) for job in list(self._running.values())]
+
+    def pulse(self) -> float:
+        self._ask(self._do_turn)
+        return self._turned
 
     def stop(self) -> None:
         if self._stopping:
@@ -223,6 +228,7 @@ class ReferencePump:
     def _outlive(self) -> None:
         """The ring is lost, but jobs still return; wait for `stop` without answering anything."""
         while not self._stopping:
+            self._turned = time.monotonic()
             self._asleep = True
             if not self._inbox:
                 select.select([self._wake], [], [])
@@ -432,6 +438,9 @@ class ReferencePump:
 
     def _do_shape(self, shape: Shape | None) -> None:
         self._shape = shape
+
+    def _do_turn(self) -> None:
+        self._turned = time.monotonic()
 
     def _do_stop(self) -> None:
         self._stopping = True

@@ -12,6 +12,7 @@ from tcmu_retry.tcmu.uio import UioDevice
 log = logging.getLogger(__name__)
 
 TARGET = Path("/sys/kernel/config/target")
+PARAMETERS = Path("/sys/module/target_core_user/parameters")
 
 # cmd_time_out: the default of 30 s ends in 02/08/00, which Linux takes for a hard error, and tells nobody here.
 # qfull_time_out: commands that find ring or data area full wait in the kernel. -1 would mean 30 s once cmd_time_out is
@@ -62,6 +63,18 @@ def prepare(device: UioDevice) -> Attributes:
     return Attributes(int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
 
 
+def make_room_for_reservations(root: Path = TARGET) -> None:
+    """Make the directory in which LIO writes down persistent reservations; some distributions forget it.
+
+    Without it every REGISTER is answered 02/08/00, also without APTPL: Linux 6.1 writes an empty file then.
+    """
+    try:
+        base = (root / "dbroot").read_text().strip()
+        Path(base, "pr").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("persistent reservations may not work, LIO has no directory for them: %s", error)
+
+
 def attributes(device: UioDevice) -> dict[str, str]:
     """Those of ATTRIBUTES as they are now."""
     found = {}
@@ -107,6 +120,15 @@ def write_cache(device: UioDevice) -> bool:
 def reset_ring(device: UioDevice) -> None:
     """Answer BUSY to every command in the ring and empty it. Raises OSError."""
     (device.configfs / "action/reset_ring").write_text("1")
+
+
+def reset_netlink() -> None:
+    """Everybody who waits in the kernel for a handler's answer gets an error; a netlink of all handlers' LUNs.
+
+    Raises OSError.
+    """
+    for name, value in (("block_netlink", "1"), ("reset_netlink", "1"), ("block_netlink", "0")):
+        (PARAMETERS / name).write_text(value)
 
 
 def exports(device_path: Path, root: Path = TARGET) -> list[Export]:

@@ -59,7 +59,7 @@ class World:
 
     def wait(self) -> None:
         """For the daemon to answer."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while self.call("device", "list").code:
             assert time.monotonic() < until
             assert self.daemon.poll() is None, self.said()
@@ -167,7 +167,7 @@ def world(bus: str, tmp_path: Path) -> Iterator[World]:
 def start(bus: str, directory: Path) -> subprocess.Popen[str]:
     with (directory / "daemon.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, str(HERE / "simulated_daemon.py"), bus, str(directory / "etc"), str(directory / "kept")],
+            [sys.executable, str(HERE / "simulated_daemon.py"), bus, str(directory / "etc"), str(directory / "state")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,

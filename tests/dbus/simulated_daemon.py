@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import sys
 import threading
@@ -23,57 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from tcmu_retry.backends.base import BackendError
-from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import Source
-from tcmu_retry.daemon.device import Device, Lun
-from tcmu_retry.daemon.service import Service
+from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.simulation import BLOCK, Simulation
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.service import serve
-from tcmu_retry.tcmu.configfs import ATTRIBUTES
+from tcmu_retry.retryd import signals
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
 
-SIZE = 8 << 20
-BLOCK = 512
 
-
-class SimulatedService(Service):
-    """Everything but LIO."""
-
-    def __init__(self, source: Source, state: Path) -> None:
-        super().__init__(source, state)
-        self._source = source
-        self.kernels: dict[str, SimulatedKernel] = {}
-
-    async def export(self, request: ExportRequest) -> ExportResult:
-        if problem := self.check_config(request.config):
-            raise ApiError("InvalidArgument", problem)
-        if request.name in self.kernels:
-            raise ApiError("InvalidArgument", f"there is a backstore {request.name} already; choose another name")
-        kernel = SimulatedKernel()
-        lun = Lun(
-            request.name,
-            lambda: f"serial-{request.name}",
-            request.config,
-            request.size or SIZE,
-            BLOCK,
-            f"uio-{request.name}",
-            attributes=lambda: dict(ATTRIBUTES),
-            windows=dict,
-        )
-        try:
-            await self.serve(lun, self._source.device(request.config), kernel.open, True)
-        except BackendError as error:
-            raise ApiError("BackendUnavailable", str(error)) from error
-        self.kernels[request.name] = kernel
-        return ExportResult("iqn.simulated", request.portals, 0, "wwn", [("backstore", "cmd_time_out", "0")])
-
-    async def unexport(self, name: str) -> None:
-        self.device(name)
-        await self.forget(f"uio-{name}")
-        self.kernels.pop(name).remove()
-
-
-def initiator(service: SimulatedService, loop: asyncio.AbstractEventLoop) -> None:
+def initiator(service: Simulation, loop: asyncio.AbstractEventLoop) -> None:
     """In a thread of its own: carries out stdin."""
     commands: list[tuple[SimulatedKernel, SimulatedCommand]] = []
 
@@ -114,11 +74,12 @@ def initiator(service: SimulatedService, loop: asyncio.AbstractEventLoop) -> Non
 
 
 async def main() -> None:
-    service = SimulatedService(Source(Path(sys.argv[2])), Path(sys.argv[3]))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    service = Simulation(Source(Path(sys.argv[2])), Path(sys.argv[3]))
     await serve(service, address=sys.argv[1])
     await Bridge(service, sys.argv[1]).start()
     threading.Thread(target=partial(initiator, service, asyncio.get_running_loop()), daemon=True).start()
-    await asyncio.Event().wait()
+    await signals(service).wait()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from tests.dbus.conftest import World
+from tests.dbus.test_service import MANAGER, NAME, call
+
+BUSY = 0x08
 
 
 def outage(world: World, name: str, seconds: float) -> None:
@@ -68,3 +71,21 @@ def test_a_picture_that_cannot_be_drawn_gets_a_sentence(world: World, arguments:
     world.lun("vm1")
     result = world.call(*arguments)
     assert (result.code, sentence in result.err) == (2, True), result
+
+
+def test_who_takes_the_target_down_is_given_way(world: World) -> None:
+    """Nothing is held for so long: what is, and what comes, is answered BUSY; then holding goes on."""
+    world.lun("vm1", "retry_interval=100ms")
+    world.away.touch()
+    before = world.write("vm1", 0)
+    world.held("vm1", 1)
+    assert call(world, MANAGER, f"{NAME}.Manager", "GiveWay", "d", 3.0) is None
+    assert world.status(before, 5) == BUSY
+    assert world.status(world.write("vm1", 1), 5) == BUSY
+    time.sleep(3)
+    after = world.write("vm1", 2)
+    world.held("vm1", 1)
+    assert world.status(after, 0.5) is None
+    assert "must be a number of seconds" in call(world, MANAGER, f"{NAME}.Manager", "GiveWay", "d", -1.0)[1]
+    world.away.unlink()
+    assert world.status(after, 10) == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 from tcmu_retry.core.events import MEANINGS
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.outage import TABLE
 from tcmu_retry.core.policy import SETTINGS, Fallback
-from tcmu_retry.daemon.config import OWN
+from tcmu_retry.daemon.config import OWN, Source
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import ACTION, DEVICE, MANAGER
 
@@ -56,3 +58,27 @@ def test_every_test_that_the_compatibility_table_names_exists() -> None:
         assert f"def {name}(" in tests, name
     for path in re.findall(r"`(\w+/test_\w+\.py)[`:]", text):
         assert list((ROOT / "tests").rglob(path)), path
+
+
+def test_the_configuration_that_replaces_libvirt_s_means_the_same(tmp_path: Path) -> None:
+    """The guide's file, read by the daemon: 2 s, 10 s, both directions, then report."""
+    text = (ROOT / "docs/qemu-retry.md").read_text()
+    [shown] = re.findall(r"\n((?:    \w+ = .*\n){5})", text)
+    (tmp_path / "devices.d").mkdir()
+    (tmp_path / "devices.d/vm1.toml").write_text(textwrap.dedent(shown))
+    config = Source(tmp_path).device("vm1")
+    assert config.path == "/srv/vm1.img"
+    for settings in (config.policy.read, config.policy.write):
+        assert (settings.retry, settings.fallback) == (True, Fallback.REPORT)
+        assert (settings.retry_interval, settings.retry_timeout) == (2, 10)
+
+
+def test_the_guide_s_limits_of_initiators_are_those_that_doctor_knows() -> None:
+    text = (ROOT / "docs/initiators.md").read_text()
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| ([^|]+? \| [^|]+?) \|", text, re.MULTILINE))
+
+    def shown(seconds: float | None) -> str:
+        return "not known" if seconds is None else "no limit" if seconds == FOR_EVER else f"{seconds:g} s"
+
+    for name, profile in PROFILES.items():
+        assert rows[name] == f"{shown(profile.silence)} | {shown(profile.busy)}"

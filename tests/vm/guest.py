@@ -19,7 +19,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/vm"
-BOOT_SECONDS = 300
 DISK_BYTES = 1 << 30
 
 
@@ -51,6 +50,8 @@ def kernel() -> Path:
 class Guest:
     """A booted guest. `shared` is one directory of the host, writable under the same path in the guest."""
 
+    boot_seconds = 300.0
+
     def __init__(
         self, name: str = "guest", memory: str = "3G", disks: int = 2, shared: Path | None = None,
         forward: int = 0, options: Sequence[str] = (),
@@ -63,56 +64,67 @@ class Guest:
         self._number = 0
         self._waiting: dict[int, queue.SimpleQueue[dict[str, object]]] = {}
         self._lock = threading.Lock()
-        self._up: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
-        self._waiting[0] = self._up
         self._socket: socket.socket | None = None
-        path = Path(f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock")
-        listener = socket.socket(socket.AF_UNIX)
-        path.unlink(missing_ok=True)
-        listener.bind(str(path))
-        listener.listen(1)
+        self._agent = Path(f"/tmp/tcmu-retry-vm-{os.getpid()}-{name}.sock")
         self.forwarded = 0
-        options = [
+        self._memory = memory
+        self._options = [
             *options,
             "-device virtio-serial-pci",
-            f"-chardev socket,id=agent,path={path}",
+            f"-chardev socket,id=agent,path={self._agent}",
             "-device virtserialport,chardev=agent,name=agent",
         ]
         for index in range(disks):
-            disk = self.shared / f"disk{index}.raw"
-            with disk.open("wb") as file:
-                file.truncate(DISK_BYTES)
-            options.append(f"-drive file={disk},if=none,id=scratch{index},format=raw,cache=unsafe")
-            options.append(f"-device virtio-blk-pci,drive=scratch{index},serial=scratch{index}")
+            self.add_disk(f"scratch{index}", self.shared / f"disk{index}.raw", DISK_BYTES)
         if forward:
             self.forwarded = free_port()
-            options.append(f"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:{self.forwarded}-:{forward}")
-            options.append("-device virtio-net-pci,netdev=net0")
-        command = [
-            *boot_command(memory), "--rwdir", str(self.shared),
-            *(f"--qemu-opts={option}" for option in options),
+            self._options.append(f"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:{self.forwarded}-:{forward}")
+            self._options.append("-device virtio-net-pci,netdev=net0")
+        self.boot()
+
+    def add_disk(self, serial: str, path: Path, size: int) -> None:
+        """Before it boots: a sparse disk."""
+        with path.open("wb") as file:
+            file.truncate(size)
+        self._options.append(f"-drive file={path},if=none,id={serial},format=raw,cache=unsafe")
+        self._options.append(f"-device virtio-blk-pci,drive={serial},serial={serial}")
+
+    def command(self) -> list[str]:
+        """What boots it."""
+        return [
+            *boot_command(self._memory), "--rwdir", str(self.shared),
+            *(f"--qemu-opts={option}" for option in self._options),
             "--exec", f"{ROOT}/tests/vm/boot.sh {self.shared} {sys.executable}",
         ]  # fmt: skip
-        self._console = (self.shared / "console.log").open("wb")
+
+    def boot(self) -> None:
+        """Start it and wait for its agent. Raises GuestError."""
+        self._up: queue.SimpleQueue[dict[str, object]] = queue.SimpleQueue()
+        self._waiting = {0: self._up}
+        listener = socket.socket(socket.AF_UNIX)
+        self._agent.unlink(missing_ok=True)
+        listener.bind(str(self._agent))
+        listener.listen(1)
+        self._console = (self.shared / "console.log").open("ab")
         self._process = subprocess.Popen(
-            command, env=environment(), stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
+            self.command(), env=environment(), stdin=subprocess.DEVNULL, stdout=self._console, stderr=self._console,
             start_new_session=True,
         )  # fmt: skip
         try:
             self._socket = self._accept(listener)
-            threading.Thread(target=self._read, daemon=True).start()
-            self._up.get(timeout=BOOT_SECONDS)
+            threading.Thread(target=self._read, args=(self._socket,), daemon=True).start()
+            self._up.get(timeout=self.boot_seconds)
         except (TimeoutError, queue.Empty):
             self.close()
             last = (self.shared / "console.log").read_text(errors="replace")[-2000:]
             raise GuestError(f"the guest did not come up; {self.shared}/console.log ends: {last}") from None
         finally:
             listener.close()
-            path.unlink()
+            self._agent.unlink()
 
     def _accept(self, listener: socket.socket) -> socket.socket:
         listener.settimeout(1)
-        until = time.monotonic() + BOOT_SECONDS
+        until = time.monotonic() + self.boot_seconds
         while time.monotonic() < until and self.alive:
             with contextlib.suppress(TimeoutError):
                 return listener.accept()[0]
@@ -168,9 +180,8 @@ class Guest:
         except queue.Empty:
             raise GuestError(f"the guest does not answer; see {self.shared}/console.log") from None
 
-    def _read(self) -> None:
-        assert self._socket is not None
-        with contextlib.suppress(OSError), self._socket.makefile("rb") as lines:
+    def _read(self, connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), connection.makefile("rb") as lines:
             for line in lines:
                 reply = json.loads(line)
                 self._waiting.pop(reply["id"]).put(reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.vm.guest import ROOT
 from tests.vm.lab import Lab
 
 
@@ -24,3 +25,17 @@ def test_a_narrow_window_is_named(lab: Lab) -> None:
     result = lab.call("doctor", lun.name)
     assert result.code == 1
     assert "window below 128" in result.err
+
+
+def test_the_udev_rule_makes_linux_wait(lab: Lab) -> None:
+    """`linux-tuned` is what packaging/udev does to our LUNs, found by INQUIRY; other disks keep their 30 s."""
+    lun = lab.lun("tuned")
+    guest = lab.guest
+    device = f"/sys/block/{lun.disk.removeprefix('/dev/')}/device"
+    assert guest.run(f"cat {device}/timeout").out.strip() == "30"
+    rule = "60-tcmu-retry-initiator.rules"
+    guest.run(f"mkdir -p /run/udev/rules.d && cp {ROOT}/packaging/udev/{rule} /run/udev/rules.d/")
+    for path in (device, f"{device}/scsi_disk/*"):
+        guest.run(f"udevadm test --action=add $(realpath {path})")
+    assert guest.run(f"cat {device}/timeout {device}/scsi_disk/*/max_retries").out.split() == ["86400", "-1"]
+    guest.run(f"rm /run/udev/rules.d/{rule}")

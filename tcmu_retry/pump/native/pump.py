@@ -161,7 +161,7 @@ class NativePump(ReferencePump):
 
     def _io_ended(self, slot: int, result: int) -> None:
         if slot not in self._slots:  # the loop came back because of this failure, and runs nothing more by itself
-            self._close_and_tell(Closed)
+            self._close_and_tell(lambda running: Closed(running, asked=False))
         job = self._slots.pop(slot)
         self._ring.forget(slot)
         command = job.command

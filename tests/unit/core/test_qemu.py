@@ -11,6 +11,7 @@ from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.outage import State
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, PolicyError, change, flatten
 from tcmu_retry.scsi.request import Direction, Extent, Op, Request
+from tests.unit.core.play import play
 
 STEADY = {"retry_jitter": "0", "retry_backoff": "1"}
 
@@ -226,3 +227,32 @@ def test_a_word_that_qemu_has_not_is_refused(words: dict[str, object]) -> None:
     """And `ignore`, which loses data, needs allow_data_loss beside it."""
     with pytest.raises(PolicyError):
         change(DEFAULT, words)
+
+
+def test_a_reset_ends_the_outage_and_no_event_comes_after_it() -> None:
+    """openEuler a344d86361: throttled error events came after a reboot and paused the new machine.
+
+    0  a write is held    1  the machine resets: LUN RESET names it, the outage ends then and there    nothing follows
+    """
+    play("""
+        0    ran w1@0 ENOLINK -> outage_began write, down write
+        0.5  w2@1          ->
+        1    abort 1 2     -> 1=ABORTED, 2=ABORTED
+        3600 idle          ->
+        3601 w3@2          -> try 3
+        3601 io 3 0        -> recovered write, open
+    """)
+
+
+def test_no_space_does_not_stop_a_machine_that_nobody_asked_to_stop() -> None:
+    """openEuler ea0feb8a26: its default became `report`, because machines stood still for want of space.
+
+    Here it is held and tried like anything else; with `report`, told at once; stopped only by `enospc` or `stop`.
+    """
+    play("""
+        0    ran w1@0 ENOSPC -> outage_began write
+        1    wake          -> try 1
+        1    io 1 0        -> recovered write, open
+    """)
+    play("0 ran w1@0 ENOSPC -> 1=07/27/07, open", "werror=report")
+    play("0 ran w1@0 ENOSPC -> stopped write", "werror=enospc")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.policy import Fallback
 from tcmu_retry.daemon.config import LONGEST, ConfigError, Source
 
@@ -126,4 +127,69 @@ def test_an_unknown_name_is_answered_with_the_nearest(etc: Path) -> None:
 def test_a_daemon_does_not_start_with_bad_defaults(etc: Path, text: str) -> None:
     (etc / "tcmu-retry.toml").write_text(text)
     with pytest.raises(ConfigError, match=r"tcmu-retry\.toml"):
-        Source(etc)
+        Source(etc).verify()
+
+
+def test_vendor_then_etc_then_conf_d_by_name(tmp_path: Path) -> None:
+    """Each layer has a setting that the next one overrides, and one that it does not."""
+    vendor, etc = tmp_path / "usr", tmp_path / "etc"
+    for directory in (vendor / "conf.d", etc / "conf.d"):
+        directory.mkdir(parents=True)
+    layers = [vendor / "tcmu-retry.toml", vendor / "conf.d/50-a.toml", etc / "tcmu-retry.toml"]
+    layers += [etc / "conf.d/10-b.toml", etc / "conf.d/20-a.toml"]
+    settings = ["retry_timeout", "retry_interval", "retry_max_interval", "retry_jitter", "retry_backoff", "max_held"]
+    values = [("1s", "2s"), ("2s", "3s"), ("40s", "50s"), (0.1, 0.2), (2, 3), (7, 8)]
+    for number, file in enumerate(layers):
+        low, high = settings[number], settings[number + 1]
+        file.write_text(f"[defaults]\n{low} = {values[number][1]!r}\n{high} = {values[number + 1][0]!r}\n")
+    (etc / "conf.d/notes.txt").write_text("not a layer")
+    config = Source(etc, vendor).device("/x")
+    read = config.policy.read
+    assert (read.retry_timeout, read.retry_interval, read.retry_max_interval) == (2, 3, 50)
+    assert (read.retry_jitter, read.retry_backoff, config.budgets.held) == (0.2, 3, 7)
+
+
+def test_a_stronger_layer_wins_for_both_directions_over_a_weaker_one_for_one(etc: Path) -> None:
+    (etc / "tcmu-retry.toml").write_text('[defaults]\nretry_timeout = "1m"\nread.retry_timeout = "2m"\n')
+    assert Source(etc).device("/x").policy.read.retry_timeout == 120
+    assert Source(etc).device("/x;retry_timeout=3m").policy.read.retry_timeout == 180
+
+
+def test_a_bad_layer_is_named_and_not_the_lun(etc: Path) -> None:
+    (etc / "conf.d").mkdir()
+    (etc / "conf.d/50-x.toml").write_text('[defaults]\nfallback = "stopp"\n')
+    with pytest.raises(ConfigError, match=r"conf\.d/50-x\.toml: .*did you mean stop"):
+        Source(etc).device("/x")
+
+
+def test_check_reads_every_file_and_tells_every_problem(etc: Path) -> None:
+    (etc / "conf.d").mkdir()
+    (etc / "tcmu-retry.toml").write_text("[defaults]\nretry_jitter = 2\n")
+    (etc / "conf.d/50-x.toml").write_text('[defaults]\nretry_timeout = "1m"\n')
+    (etc / "devices.d/good.toml").write_text('path = "/x"\n')
+    (etc / "devices.d/bad.toml").write_text('path = "x"\n')
+    (etc / "devices.d/b@d.toml").write_text('path = "/x"\n')
+    files, problems = Source(etc).check()
+    assert [file.name for file in files] == ["tcmu-retry.toml", "50-x.toml", "b@d.toml", "bad.toml", "good.toml"]
+    assert len(problems) == 3
+    for problem, words in zip(problems, ["tcmu-retry.toml: retry_jitter=2", "b@d", "bad.toml: path must"], strict=True):
+        assert words in problem
+
+
+def test_no_configuration_is_a_good_one(tmp_path: Path) -> None:
+    assert Source(tmp_path / "none").check() == ([], [])
+    Source(tmp_path / "none").verify()
+
+
+def test_an_initiator_of_ones_own(etc: Path) -> None:
+    """By what was measured of it; what is not said is as with the named one, or with plain Linux."""
+    source = Source(etc)
+    (etc / "tcmu-retry.toml").write_text('[defaults]\ninitiator = "esxi"\n')
+    (etc / "devices.d/vm1.toml").write_text('path = "/x"\n[initiator]\nsilence = "200s"\nbusy = 0\n')
+    own = source.device("vm1").initiator
+    assert (own.name, own.silence, own.busy) == ("custom", 200, FOR_EVER)
+    half = source.device("/x;initiator=linux;initiator.silence=90s").initiator
+    assert (half.silence, half.busy) == (90, PROFILES["linux"].busy)
+    assert source.device("/x").initiator is PROFILES["esxi"]
+    with pytest.raises(ConfigError, match=r"initiator\.silnce.*did you mean initiator\.silence"):
+        source.device("/x;initiator.silnce=90s")

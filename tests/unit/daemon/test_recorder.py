@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from tcmu_retry.daemon.api import DeviceStatus, DirectionStatus, Sample
+from dataclasses import replace
+
+from tcmu_retry.daemon.api import DeviceStatus, Sample
 from tcmu_retry.daemon.recorder import Curve
-
-
-def side(down: bool, probes: int = 0) -> DirectionStatus:
-    return DirectionStatus("down" if down else "online", 1.0 if down else None, "", None, 1, probes, 0.0)
+from tests.statuses import DOWN, ONLINE, WELL
 
 
 def status(down: bool = False, held: int = 0, probes: int = 0) -> DeviceStatus:
-    return DeviceStatus(
-        "vm1", "", "/x", 1, 512, "uio0", side(False), side(down, probes), held, 0, 2.5, 0, 0, "", None, False, "", 1
-    )  # fmt: skip
+    write = replace(DOWN, probes=probes) if down else replace(ONLINE, probes=probes)
+    return replace(WELL, write=write, held=held, oldest_held=2.5)
 
 
 def counters(moment: int) -> dict[str, int]:

@@ -11,6 +11,7 @@ import gc
 import os
 import struct
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -834,3 +835,35 @@ def test_any_mix_is_answered_once_each(steps, choices, workers, late):
         if command.cdb[0] == 0x28 and command.status == Status.GOOD:
             # Its own block, as it was or as it was written, and no other command's data.
             assert command.data in (bytes(BLOCK), bytes((command.cdb[5] + 1,)) * BLOCK)
+
+
+# ---- the watchdog's question
+
+
+def test_asking_for_its_pulse_makes_it_turn(rig):
+    """Idle, with I/O that hangs, and with its ring lost: its thread still turns."""
+    rig.storage.hold(("write", 5))
+    rig.kernel.submit(write(5), block("p"))
+    rig.storage.wait_for(("write", 5))
+    asked = time.monotonic()
+    patiently(lambda: rig.pump.pulse() > asked)
+    rig.storage.release()
+    rig.kernel.remove()
+    rig.next(Broken)
+    asked = time.monotonic()
+    patiently(lambda: rig.pump.pulse() > asked)
+
+
+def test_a_pump_that_stands_still_has_no_pulse(rig):
+    """Its thread hangs: asking does not help."""
+    stuck, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        stuck.set()
+        release.wait(PATIENCE)
+
+    rig.pump._ask(hang)
+    assert stuck.wait(PATIENCE)
+    turned = {rig.pump.pulse() for _ in range(100)}
+    assert len(turned) == 1
+    release.set()

@@ -160,3 +160,23 @@ def test_the_path_may_be_another_way_to_the_device(device, tree, tmp_path):
     tree("iqn.2003-01.org.example:a", 1, 3)
     (tmp_path / "way").symlink_to(device.parent)
     assert [export.lun for export in exports(tmp_path / "way" / device.name, tmp_path)] == [3]
+
+
+def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where LIO says its database is; and where that cannot be, LUNs are served all the same."""
+    (tmp_path / "dbroot").write_text(f"{tmp_path}/etc/target\n")
+    configfs.make_room_for_reservations(tmp_path)
+    configfs.make_room_for_reservations(tmp_path)
+    assert (tmp_path / "etc/target/pr").is_dir()
+    assert not caplog.records
+    configfs.make_room_for_reservations(tmp_path / "none")
+    assert "reservations may not work" in caplog.text
+
+
+def test_netlink_is_blocked_while_waiting_announcements_are_ended(tmp_path, monkeypatch, refuse):
+    """Unblocked at the end, else no LUN could be made any more."""
+    monkeypatch.setattr(configfs, "PARAMETERS", tmp_path)
+    written = refuse("nothing is refused")
+    configfs.reset_netlink()
+    assert [path.name for path in written] == ["block_netlink", "reset_netlink", "block_netlink"]
+    assert (tmp_path / "block_netlink").read_text() == "0"

@@ -1,0 +1,78 @@
+"""A guest with systemd as PID 1, that can be rebooted: what it wrote is there again, and its clocks and kernel are new.
+
+Root is this machine's own files under what the guest writes, on a disk of its own (see systemd.sh). The project's units
+are installed and not enabled; none of those enabled on this machine runs.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+
+from virtme import mkinitramfs
+
+from tests.vm.guest import BUILD, ROOT, Guest, GuestError, kernel, kvm_works
+
+ROOT_BYTES = 2 << 30
+NEEDED = ("virtio_pci", "9pnet_virtio", "9p")  # before there is a root to load others from
+
+
+@cache
+def initrd() -> Path:
+    """What mounts this machine's files and starts what `init=` says."""
+    version = kernel().name.removeprefix("vmlinuz-")
+    shown = subprocess.run(
+        ["modprobe", "-d", str(BUILD / "kernel"), "-S", version, "--show-depends", "-a", *NEEDED],
+        check=True, capture_output=True, text=True,
+    ).stdout  # fmt: skip
+    config = mkinitramfs.Config()
+    config.modfiles = [*dict.fromkeys(line.split()[1] for line in shown.splitlines() if line.startswith("insmod"))]
+    config.busybox = mkinitramfs.find_busybox("/", True)
+    path = BUILD / "systemd.initrd"
+    with path.open("wb") as file:
+        mkinitramfs.mkinitramfs(file, config)
+    return path
+
+
+class SystemdGuest(Guest):
+    """As `Guest`, and `shut_down`."""
+
+    def __init__(self, name: str = "systemd", memory: str = "2G", disks: int = 1, forward: int = 0) -> None:
+        self._initrd = initrd()
+        self._booted = False
+        super().__init__(name, memory, disks, forward=forward)
+
+    def command(self) -> list[str]:
+        if not self._booted:
+            self._booted = True
+            disk = self.shared / "disk-root.raw"
+            self.add_disk("root", disk, ROOT_BYTES)
+            subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(disk)], check=True)
+        line = (
+            f"console=ttyS0 quiet loglevel=3 panic=-1 init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
+        )
+        return [
+            "qemu-system-x86_64", "-machine", "q35", *(["-accel", "kvm"] if kvm_works() else []), "-cpu", "max",
+            "-m", self._memory, "-smp", "2", "-display", "none", "-vga", "none", "-net", "none", "-no-reboot",
+            "-serial", "stdio", "-monitor", "none",
+            "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=root,mount_tag=/dev/root",
+            "-fsdev", f"local,id=shared,path={self.shared},security_model=none,multidevs=remap",
+            "-device", "virtio-9p-pci,fsdev=shared,mount_tag=shared",
+            "-kernel", str(kernel()), "-initrd", str(self._initrd), "-append", line,
+            *(word for option in self._options for word in shlex.split(option)),
+        ]  # fmt: skip
+
+    def shut_down(self, seconds: float = 120) -> float:
+        """`systemctl reboot`; how long until the machine would start again, which `boot` then does."""
+        began = time.monotonic()
+        self.run("systemctl --no-block reboot")
+        while self.alive:
+            if time.monotonic() - began > seconds:
+                raise GuestError(f"the guest does not shut down within {seconds:g} s; see {self.shared}/console.log")
+            time.sleep(0.1)
+        return time.monotonic() - began
