@@ -61,7 +61,7 @@ lint: native ## ruff and mypy
 NATIVE := tcmu_retry/pump/native
 PACKAGES += gcc libc6-dev pkg-config python3-dev liburing-dev # what the native pump is built from
 
-.PHONY: native sanitize bench
+.PHONY: native sanitize
 native: .venv/made build/packages ## the pump in C, built into the source tree
 	@test -d build/native || PATH=$(CURDIR)/$(BIN):$$PATH meson setup build/native -Dnative=enabled
 	@PATH=$(CURDIR)/$(BIN):$$PATH meson compile -C build/native | sed '/no work to do\|^INFO:\|^ninja:/d'

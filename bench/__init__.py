@@ -1,1 +1,1 @@
-"""Measurements; `make bench` runs them and writes docs/performance.md."""
+"""Measurements of the pumps outside a guest: `bench.outside.measure`."""
