@@ -69,7 +69,8 @@ def draw(name: str, samples: Sequence[dict[str, Any]], happened: Sequence[dict[s
         shades[state] = Patch(color=SHADES[state], alpha=0.35, label=state)
     marked = False
     for event in happened:
-        within = samples[0]["time"] - LOOK_SECONDS <= event["time"] <= samples[-1]["time"] + LOOK_SECONDS
+        # A LUN's first sample comes with its second look, and the last one before the end of what is drawn.
+        within = samples[0]["time"] - 2 * LOOK_SECONDS <= event["time"] <= samples[-1]["time"] + LOOK_SECONDS
         if event["code"] == events.POLICY_CHANGED and within:
             for axis in (top, middle, bottom):
                 axis.axvline(

@@ -18,7 +18,7 @@ def outage(world: World, name: str, seconds: float) -> None:
     world.away.touch()
     number = world.write(name, 0)
     world.held(name, 1)
-    world.cli("policy", "set", name, "retry_timeout=1h")
+    world.cli("policy", "set", name, "retry_timeout=6m")
     time.sleep(seconds)
     world.away.unlink()
     assert world.status(number, 10) == 0
@@ -31,7 +31,7 @@ def test_an_outage_is_told_by_the_history(world: World) -> None:
     outage(world, "vm1", 0.1)
     world.cli("device", "hold", "vm2", "--reason", "upgrade")
     shown = world.cli("history")
-    assert "TR-008  vm1  its policy was changed: read.retry_timeout=1h write.retry_timeout=1h" in shown
+    assert "TR-008  vm1  its policy was changed: read.retry_timeout=6m write.retry_timeout=6m" in shown
     events = world.json("history", "vm1")["events"]
     assert [event["code"] for event in events if event["code"] != "TR-002"] == ["TR-001", "TR-008", "TR-004"]
     assert events[0]["fields"] == {"direction": "write", "errno": "EIO"}
