@@ -104,20 +104,20 @@ def ride(lab: Lab, lun: Lun, link: Link, outage: float, record: Record) -> None:
         writer.begin("mkfs.ext4 -q -E nodiscard", outage + 300, size=f"{lun.storage.size - 2}M")
         eventually(writer.started, 60, "the writer")
         cut = link.cut()
-        lun.raw_write(spot, "old.log", 3)
+        lun.raw_write(spot, f"{lun.name}-old.log", 3)
         eventually(lambda: shown_as_hung(lun), 30, "the hung I/O is listed")
-        lab.wait_end("old.log", 30)
+        lab.wait_end(f"{lun.name}-old.log", 30)
         answered = answer_seconds(lab)
-        lun.write(spot, "new", "new.log")
+        lun.write(spot, "new", f"{lun.name}-new.log")
         while uptime(lab.guest) < cut + outage:
             time.sleep(2)
             assert writer.errors == []
-        assert lab.ended("new.log") is None
+        assert lab.ended(f"{lun.name}-new.log") is None
         back = link.back()
         writer.wait_wrote_after(back + 1, 150)
-        lab.wait_end("new.log", 150)
+        lab.wait_end(f"{lun.name}-new.log", 150)
         resumed = min(float(str(entry["t"])) for entry in writer.records if float(str(entry["t"])) > back) - back
-        assert lab.ended("new.log") == 0
+        assert lab.ended(f"{lun.name}-new.log") == 0
         assert writer.errors == []
         assert writer.writable
         assert writer.missing() == []
