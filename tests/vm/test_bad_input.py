@@ -59,7 +59,7 @@ def test_targetcli_s_way_to_a_missing_file_is_refused_and_leaves_nothing(lab: La
     )
     assert "code 1" in done.out
     assert "No such file" in done.err
-    assert "LUN missing is refused: /run/nothing.img" in lab.daemon_log()
+    assert "missing: it cannot be made: /run/nothing.img" in lab.daemon_log()
 
 
 def test_unknown_luns_and_settings_have_their_exit_status(lab: Lab) -> None:
