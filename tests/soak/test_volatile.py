@@ -48,13 +48,15 @@ def server(lab: Lab) -> Iterator[Server]:
     guest.run(f"modprobe nbd && mkdir -p /run/nbd && rm -f {MEDIUM} && truncate -s 64M {MEDIUM}")
     made = Server(lab)
     made.start()
-    client = guest.start("exec nbd-client -nonetlink -nofork -persist 127.0.0.1 10809 /dev/nbd0", "nbd-client.log")
+    client = guest.start(
+        "while :; do nbd-client -nonetlink -nofork 127.0.0.1 10809 /dev/nbd0; sleep 0.2; done", "nbd-client.log"
+    )
     eventually(lambda: guest.look("blockdev --getsize64 /dev/nbd0") == str(64 << 20), 20, "/dev/nbd0")
     yield made
     for lun in lab.luns:
         guest.run(f"iscsiadm -m node -T {lun.iqn} --logout", check=False)
         lab.call("unexport", lun.name)
-    guest.run(f"nbd-client -d /dev/nbd0; kill {client}; kill -9 {made.pid}", check=False)
+    guest.run(f"kill -- -{client}; nbd-client -d /dev/nbd0; kill -9 {made.pid}", check=False)
 
 
 def story(lab: Lab, server: Server) -> tuple[bytes, bytes]:
