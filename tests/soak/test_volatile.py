@@ -14,7 +14,7 @@ import pytest
 from tests.soak.conftest import Record
 from tests.vm.lab import Lab, Lun, Storage, eventually
 
-MEDIUM = "/run/nbd/medium"
+MEDIUM, LINK = "/run/nbd/medium", "/run/nbd/disk"
 FORGETFUL = (
     "from tcmu_retry.backends.replay import ReplayLog; ReplayLog.make_again = lambda self, backend: None;"
     " from tcmu_retry.retryd import main; main()"
@@ -22,16 +22,23 @@ FORGETFUL = (
 
 
 class Server:
-    """nbdkit and the kernel's client of it."""
+    """nbdkit, and the kernel's client of it under a name that stays, as udev's links by identity do."""
 
     def __init__(self, lab: Lab) -> None:
-        self.lab, self.pid = lab, 0
+        self.lab, self.pid, self.starts = lab, 0, 0
 
     def start(self) -> None:
-        self.lab.guest.run(
-            f"rm -f /run/nbd/pid; nbdkit -P /run/nbd/pid -p 10809 --filter=cache file {MEDIUM} cache=writeback"
+        """A new process and a new /dev/nbdN: while somebody has the old one open, no client takes it again."""
+        guest, number = self.lab.guest, self.starts
+        self.starts += 1
+        guest.run(
+            f"nbdkit -P /run/nbd/pid{number} -p {10809 + number} --filter=cache file {MEDIUM} cache=writeback &&"
+            f" nbd-client -nonetlink 127.0.0.1 {10809 + number} /dev/nbd{number}"
         )
-        self.pid = int(self.lab.guest.run("cat /run/nbd/pid").out)
+        self.pid = int(guest.run(f"cat /run/nbd/pid{number}").out)
+        size = f"blockdev --getsize64 /dev/nbd{number}"
+        eventually(lambda: guest.look(size) == str(64 << 20), 20, f"/dev/nbd{number}")
+        guest.run(f"ln -sfn /dev/nbd{number} {LINK}")
 
     def kill(self) -> None:
         gone = f"while [ -e /proc/{self.pid} ]; do sleep 0.1; done"
@@ -45,18 +52,14 @@ class Server:
 @pytest.fixture
 def server(lab: Lab) -> Iterator[Server]:
     guest = lab.guest
-    guest.run(f"modprobe nbd && mkdir -p /run/nbd && rm -f {MEDIUM} && truncate -s 64M {MEDIUM}")
+    guest.run(f"modprobe nbd nbds_max=4 && mkdir -p /run/nbd && rm -f {MEDIUM} && truncate -s 64M {MEDIUM}")
     made = Server(lab)
     made.start()
-    client = guest.start(
-        "while :; do nbd-client -nonetlink -nofork 127.0.0.1 10809 /dev/nbd0; sleep 0.2; done", "nbd-client.log"
-    )
-    eventually(lambda: guest.look("blockdev --getsize64 /dev/nbd0") == str(64 << 20), 20, "/dev/nbd0")
     yield made
     for lun in lab.luns:
         guest.run(f"iscsiadm -m node -T {lun.iqn} --logout", check=False)
         lab.call("unexport", lun.name)
-    guest.run(f"kill -- -{client}; nbd-client -d /dev/nbd0; kill -9 {made.pid}", check=False)
+    guest.run(f"for n in 0 1; do nbd-client -d /dev/nbd$n; done; kill -9 {made.pid}; rmmod nbd", check=False)
 
 
 def story(lab: Lab, server: Server) -> tuple[bytes, bytes]:
@@ -64,7 +67,7 @@ def story(lab: Lab, server: Server) -> tuple[bytes, bytes]:
 
     `early` is written    the server is killed, its cache with it    it is started again    `later` is written    flush
     """
-    lun = lab.export(Storage(lab.guest, "nbd", 0, 64), "cache=writeback;retry_interval=500ms", path="/dev/nbd0")
+    lun = lab.export(Storage(lab.guest, "nbd", 0, 64), "cache=writeback;retry_interval=500ms", path=LINK)
     lun.login(300)
     write(lab, lun, 8, "early")
     assert server.medium(8) == b"", "the server has no cache; this shows nothing"
