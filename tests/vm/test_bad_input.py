@@ -81,3 +81,9 @@ def test_a_second_daemon_says_why_it_does_not_start(lab: Lab) -> None:
     done = lab.guest.run([sys.executable, "-m", "tcmu_retry.retryd"], check=False, **lab.environment)
     assert done.code == 1
     assert "another tcmu-retryd is running" in done.err
+
+
+def test_a_wwn_that_is_none_is_refused(lab: Lab) -> None:
+    result = lab.call("export", "bad", "/dev/vda", "--any-initiator", "--wwn", "0815")
+    assert result.code == 1
+    assert "0815 is no WWN" in result.err
