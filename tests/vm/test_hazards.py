@@ -124,35 +124,3 @@ def test_nothing_of_a_preempted_initiator_is_written(lab: Lab, pair: tuple[Initi
     assert lab.wait_end("one60.log", 20) == 0
     assert lun.storage.read(60, 1).startswith(b"one")
     eventually(lambda: lun.state() == "online", 10, "online")
-
-
-def test_a_full_window_is_held_and_task_management_comes_through(lab: Lab) -> None:
-    """LIO's own window of 64, and an initiator that has 100 to send    storage fails: 64 are held, the rest waits there
-    LUN RESET passes beside the window, answered at once    sent again, held again    back: all well, and verified
-    """
-    guest = lab.guest
-    lun = lab.export(lab.storage("window"))
-    guest.run(
-        f"echo 64 > /sys/kernel/config/target/iscsi/{lun.iqn}/tpgt_1/attrib/default_cmdsn_depth;"
-        " sed -i 's/^node.session.queue_depth.*/node.session.queue_depth = 128/' /etc/iscsi/iscsid.conf"
-    )
-    try:
-        lun.login(300)
-    finally:
-        guest.run("sed -i 's/^node.session.queue_depth.*/node.session.queue_depth = 32/' /etc/iscsi/iscsid.conf")
-    lun.storage.fail()
-    guest.start(
-        f"fio --name=window --filename={lun.disk} --rw=write --bs=4k --size=2M --iodepth=100"
-        " --ioengine=libaio --direct=1 --verify=crc32c; echo end $?",
-        "window.log",
-    )
-    lun.wait_held(64, 150)
-    assert lun.status()["held"] == 64
-    began = time.monotonic()
-    guest.run(f"sg_reset --no-escalate --device {lun.generic}")
-    assert time.monotonic() - began < AT_ONCE
-    assert "task management 5 names 64 commands" in lab.daemon_log()
-    lun.wait_held(64, 150)
-    lun.storage.back()
-    lab.cli("queue", "retry", "window")
-    assert lab.wait_end("window.log", 120) == 0
