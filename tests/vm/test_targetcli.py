@@ -123,7 +123,7 @@ def test_a_lun_is_saved_and_restored_with_its_data_even_before_its_storage_is_th
     status = made.status()
     assert status["write"]["state"] == "down", said
     assert status["size"] == 32 * MIB
-    assert "does not exist" in status["backend_error"]
+    assert "/dev/mapper/tc" in status["backend_error"]
     assert "TR-031" not in lab.daemon_log()
     made.storage.make()
     eventually(lambda: made.state("read") == "online", 30, "healed")
