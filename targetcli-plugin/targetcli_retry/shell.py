@@ -55,9 +55,12 @@ class RetryBackstore(Backstore):  # type: ignore[misc, valid-type]
     ui_command_create.__doc__ = Backstore.ui_command_create.__doc__
 
 
-def backstore(parent: Any, name: str, proxy: Any, properties: Any) -> Any:
-    """What stands for a handler in the tree."""
-    return (RetryBackstore if name == HANDLER else Backstore)(parent, name, proxy, properties)
+def _made(cls: type[Any], _parent: Any, name: str, *_rest: Any) -> Any:
+    """What stands for a handler in the tree.
+
+    targetcli 2.1 calls super() with its class by name, so nothing else may take that name.
+    """
+    return object.__new__(RetryBackstore if name == HANDLER and cls is Backstore else cls)
 
 
 def main() -> None:
@@ -65,7 +68,7 @@ def main() -> None:
     script = shutil.which("targetcli")
     if script is None:
         sys.exit("targetcli-retry: there is no targetcli in PATH; install it (Debian: targetcli-fb)")
-    ui_backstore.UIUserBackedBackstore = backstore
+    Backstore.__new__ = staticmethod(_made)
     runpy.run_path(script, run_name="__main__")
 
 
