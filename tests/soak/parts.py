@@ -2,7 +2,7 @@
 
 usage: python -m tests.soak.parts [PART...]
 
-Runs the parts that have no result under build/soak, or those that are named, and then writes the table of
+Runs the parts that have not passed yet, or those that are named, and then writes the table of
 docs/reliability.md from all results. Status 0 if nothing failed.
 """
 
@@ -36,9 +36,15 @@ def results() -> list[dict[str, object]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
 
 
+def passed(part: str) -> Path:
+    """The mark of a part all of whose tests have passed."""
+    return RESULTS / f"{part}.passed"
+
+
 def run(part: str) -> bool:
     """One part in a process of its own, told of every minute."""
     log = RESULTS / f"{part}.log"
+    passed(part).unlink(missing_ok=True)
     began = time.monotonic()
     command = [sys.executable, "-m", "pytest", f"tests/soak/test_{part}.py", "-o", "faulthandler_timeout=0"]
     with log.open("w") as out:
@@ -55,6 +61,8 @@ def run(part: str) -> bool:
                     code = process.wait()
                     break
     seconds = time.monotonic() - began
+    if not code:
+        passed(part).touch()
     print(f"{part}: {'ok' if not code else f'FAILED, see {log}'} after {seconds:.0f} s", flush=True)
     return not code
 
@@ -90,11 +98,10 @@ def main() -> int:
         print(f"there is no part {', '.join(unknown)}; there are {', '.join(names())}", file=sys.stderr)
         return 2
     RESULTS.mkdir(parents=True, exist_ok=True)
-    done = {str(result["part"]) for result in results()}
     good = True
     for part in wanted or names():
-        if not wanted and part in done:
-            print(f"{part}: has a result in {RESULTS}; `make soak PARTS={part}` runs it again")
+        if not wanted and passed(part).exists():
+            print(f"{part}: has passed; `make soak PARTS={part}` runs it again")
             continue
         good = run(part) and good
     write()
