@@ -108,5 +108,4 @@ def test_without_the_replay_log_the_first_write_is_missing(lab: Lab, server: Ser
         lab.start_daemon()
         eventually(lambda: not lab.call("device", "list").code, 120, "tcmu-retryd on the bus")
     assert early == b""
-    assert later.startswith(b"later")
     record(after_the_flush="the write before the server's death is missing")
