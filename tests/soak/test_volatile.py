@@ -100,7 +100,7 @@ def test_without_the_replay_log_the_first_write_is_missing(lab: Lab, server: Ser
     lab.daemon = lab.guest.start([sys.executable, "-c", FORGETFUL, "--debug"], "forgetful.log", **lab.environment)
     eventually(lambda: not lab.call("device", "list").code, 120, "tcmu-retryd on the bus")
     try:
-        early, later = story(lab, server)
+        early, _ = story(lab, server)
     finally:
         lab.guest.run("iscsiadm -m node --logout", check=False)
         lab.call("unexport", "nbd")
