@@ -90,6 +90,7 @@ class Lun:
     uio: str  # "uio0"
     attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
     windows: Callable[[], Mapping[str, int]]  # command windows, by initiator
+    write_cache: bool = False  # what the kernel takes it for
 
 
 @dataclass(frozen=True, slots=True)

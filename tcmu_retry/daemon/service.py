@@ -1,7 +1,8 @@
 """All LUNs of this daemon: what the kernel announces becomes a device, what an operator asks becomes a change in LIO.
 
 The kernel waits, unkillably and without a limit, for the answer to an announcement; every way through `_answered`
-ends in a reply.
+ends in a reply. Whoever made the kernel announce something holds locks of LIO's tree in configfs meanwhile: the main
+loop never touches the tree, and nobody touches a LUN's whose removal was announced.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ class Service:
         self._devices: dict[str, Device] = {}  # by uio name
         self._places: dict[str, Path] = {}  # configfs directory, by uio name
         self._attaching: set[str] = set()
+        self._going: dict[str, UioDevice] = {}  # by uio name: the kernel shows it on after its removal was announced
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._watchers: list[tuple[Callable[..., None], ...]] = []
@@ -77,6 +79,7 @@ class Service:
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
         self._netlink.start(self._announced, self._look_for_devices)
+        await offload(_end_old_waits)
         self._uevents.start()
         self._netlink.set_features(reply=True)
         self._look_for_devices()
@@ -84,8 +87,11 @@ class Service:
 
     def _look_for_devices(self) -> None:
         for device in scan(SUBTYPE):
-            if device.uio not in self._devices:
+            if self._is_new(device):
                 self._spawn(self._adopt(device))
+
+    def _is_new(self, uio: UioDevice) -> bool:
+        return uio.uio not in self._devices and self._going.get(uio.uio) != uio
 
     async def stop(self) -> None:
         """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
@@ -127,8 +133,10 @@ class Service:
             return  # another handler's; an answer of ours would be taken for its
         match event:
             case Added():
+                self._going.pop(event.device.uio, None)
                 self._spawn(self._answered(event, self._added(event.device)))
             case Removed():
+                self._going[event.device.uio] = event.device
                 self._spawn(self._answered(event, self._removed(event.device)))
             case Reconfigured():
                 self._spawn(self._answered(event, self._reconfigured(event)))
@@ -183,7 +191,7 @@ class Service:
             config = event.config.strip() if event.config is not None else None
             if config not in (None, f"{SUBTYPE}/{device.lun.config}"):
                 await device.move(await self._place(device.name, config))
-            if event.write_cache not in (None, configfs.write_cache(event.device)):
+            if event.write_cache not in (None, device.lun.write_cache):
                 raise BackendError(
                     "whether it has a write cache is said by cache= in its configuration", errno.EOPNOTSUPP
                 )
@@ -210,7 +218,7 @@ class Service:
         if uio.uio in self._attaching:
             return
         with contextlib.suppress(OSError):  # EINVAL while it is being enabled: then its announcement is on the way
-            configfs.block(uio, True)
+            await offload(configfs.block, uio, True)
         while True:
             try:
                 await self._attach(uio, fresh=False)
@@ -225,7 +233,7 @@ class Service:
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
                 await asyncio.sleep(LATE_SECONDS)
         with contextlib.suppress(OSError):
-            configfs.block(uio, False)
+            await offload(configfs.block, uio, False)
 
     async def _attach(self, uio: UioDevice, fresh: bool) -> None:
         if uio.uio in self._devices or uio.uio in self._attaching:
@@ -235,8 +243,8 @@ class Service:
             config = self._source.device(uio.config)
             if fresh and self._wanted.pop(uio.config, 0) > time.monotonic():
                 await offload(self._records.drop, uio.name)
-            attributes = configfs.prepare(uio)
-            configfs.make_room_for_reservations()
+            attributes = await offload(configfs.prepare, uio)
+            await offload(configfs.make_room_for_reservations)
             lun = Lun(
                 uio.name,
                 partial(configfs.wwn, uio),
@@ -246,6 +254,7 @@ class Service:
                 uio.uio,
                 partial(configfs.attributes, uio),
                 partial(configfs.windows, uio.configfs),
+                attributes.write_cache,
             )
             self._places[uio.uio] = uio.configfs
             await self.serve(lun, config, partial(_open_channel, uio, reset=not fresh), fresh)
@@ -309,7 +318,7 @@ class Service:
     async def _look_later(self, name: str) -> None:
         await asyncio.sleep(LATE_SECONDS)
         uio = find(name)
-        if uio is not None and uio.subtype == SUBTYPE and name not in self._devices:
+        if uio is not None and uio.subtype == SUBTYPE and self._is_new(uio):
             await self._adopt(uio)
 
     def _storage_came(self, name: str) -> None:
@@ -457,6 +466,16 @@ class Service:
     def _say(self, notice: Notice) -> None:
         journal.write(log, notice)
         self._tell(3, notice)
+
+
+def _end_old_waits() -> None:
+    """Blocking. Who waits for the answer of a daemon that died would wait for ever: nobody is told of it again."""
+    if rival.find():
+        return
+    try:
+        configfs.reset_netlink()
+    except OSError as error:
+        log.warning("who waits in the kernel for an earlier daemon's answer goes on waiting: %s", error)
 
 
 def _open(config: DeviceConfig) -> Backend:

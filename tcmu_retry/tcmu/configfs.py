@@ -27,6 +27,7 @@ class Attributes:
 
     size: int
     block_size: int
+    write_cache: bool  # what it takes the device's for; it asks before it changes that
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ def prepare(device: UioDevice) -> Attributes:
                 value,
                 error,
             )
-    return Attributes(int((attrib / "dev_size").read_text()), int((attrib / "hw_block_size").read_text()))
+    size, block_size, write_cache = (
+        int((attrib / name).read_text()) for name in ("dev_size", "hw_block_size", "emulate_write_cache")
+    )
+    return Attributes(size, block_size, bool(write_cache))
 
 
 def make_room_for_reservations(root: Path = TARGET) -> None:
@@ -110,11 +114,6 @@ def block(device: UioDevice, blocked: bool) -> None:
 def change(device: UioDevice, attribute: str, value: str) -> None:
     """Set an attribute; the kernel asks the handler before it takes it over. Blocks until then. Raises OSError."""
     (device.configfs / "attrib" / attribute).write_text(value)
-
-
-def write_cache(device: UioDevice) -> bool:
-    """What the kernel takes the device's write cache for. Raises OSError."""
-    return (device.configfs / "attrib/emulate_write_cache").read_text().strip() == "1"
 
 
 def reset_ring(device: UioDevice) -> None:

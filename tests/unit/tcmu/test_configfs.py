@@ -23,7 +23,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = DEVICE.configfs
     for directory in ("attrib", "action", "wwn"):
         (path / directory).mkdir(parents=True)
-    for name, value in {**DEFAULTS, "dev_size": "1048576", "hw_block_size": "512"}.items():
+    for name, value in {**DEFAULTS, "dev_size": "1048576", "hw_block_size": "512", "emulate_write_cache": "0"}.items():
         (path / "attrib" / name).write_text(value + "\n")
     return path
 
@@ -56,7 +56,7 @@ def attributes(path: Path) -> dict[str, str]:
 
 
 def test_a_new_device_is_made_safe_for_holding(device):
-    assert prepare(DEVICE) == Attributes(1048576, 512)
+    assert prepare(DEVICE) == Attributes(1048576, 512, False)
     assert attributes(device) == {"cmd_time_out": "0", "qfull_time_out": "120", "tmr_notification": "1"}
 
 
@@ -70,7 +70,7 @@ def test_what_is_right_already_is_not_written_again(device, refuse):
 
 def test_a_value_that_cannot_be_set_while_exported_is_said_and_the_others_are_set(device, refuse, caplog):
     refuse("cmd_time_out")
-    assert prepare(DEVICE) == Attributes(1048576, 512)
+    assert prepare(DEVICE) == Attributes(1048576, 512, False)
     assert attributes(device) == {"cmd_time_out": "30", "qfull_time_out": "120", "tmr_notification": "1"}
     (record,) = caplog.records
     assert record.levelname == "ERROR"

@@ -1,0 +1,195 @@
+"""What the kernel announces, with LIO's tree as files: who is served, and who is not taken up again while it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tcmu_retry.daemon import service as module
+from tcmu_retry.daemon.config import Source
+from tcmu_retry.daemon.service import Service
+from tcmu_retry.tcmu import configfs, uio
+from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed
+from tcmu_retry.tcmu.simulated import SimulatedKernel
+from tcmu_retry.tcmu.uio import UioDevice
+from tests.unit.daemon.rig import until
+
+SIZE = 1 << 20
+
+
+class Netlink:
+    """The kernel's announcements by hand; what is answered is kept."""
+
+    def __init__(self) -> None:
+        self.announce: Callable[[Event], None]
+        self.lost: Callable[[], None]
+        self.answers: list[tuple[int, int]] = []
+
+    def start(self, callback: Callable[[Event], None], overrun: Callable[[], None]) -> None:
+        self.announce, self.lost = callback, overrun
+
+    def close(self) -> None:
+        pass
+
+    def set_features(self, reply: bool) -> None:
+        pass
+
+    def reply(self, event: Event, status: int) -> None:
+        self.answers.append((event.device_id, status))
+
+
+class Uevents:
+    """Hints by hand: `came` is a uio device's."""
+
+    came: Callable[[str], None]
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class World:
+    """A service over a kernel of files. shown: the uio devices that sysfs has."""
+
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.root = root
+        self.shown: dict[str, UioDevice] = {}
+        self.kernels: dict[str, SimulatedKernel] = {}  # by uio name
+        self.netlink = Netlink()
+        self.uevents = Uevents()
+        self.touched: list[tuple[str, Path]] = []  # what was written in LIO's tree, and by which thread
+        self.parameters = root / "parameters"
+        self.parameters.mkdir()
+        monkeypatch.setattr(uio, "CONFIGFS", root / "core")
+        monkeypatch.setattr(configfs, "PARAMETERS", self.parameters)
+        monkeypatch.setattr(module.rival, "find", lambda: "")
+        monkeypatch.setattr(module, "TcmuNetlink", lambda: self.netlink)
+        monkeypatch.setattr(module, "Uevents", self.take_hints)
+        monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
+        monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
+        monkeypatch.setattr(module, "find", self.shown.get)
+        monkeypatch.setattr(module, "_open_channel", lambda uio, reset: self.kernels[uio.uio].open())
+        real = Path.write_text
+
+        def write_text(path: Path, *arguments: str) -> int:
+            self.touched.append((threading.current_thread().name, path))
+            return real(path, *arguments)
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+        self.service = Service(Source(root / "etc", root / "lib"), root / "state")
+
+    def take_hints(self, uio: Callable[[str], None], block: Callable[[str], None]) -> Uevents:
+        self.uevents.came = uio
+        return self.uevents
+
+    def make(self, name: str, number: str = "uio0") -> UioDevice:
+        image = self.root / f"{name}.img"
+        with image.open("wb") as file:
+            file.truncate(SIZE)
+        device = UioDevice(number, 0, name, "retry", f"{image};buffered=true")
+        for directory in ("attrib", "action", "wwn"):
+            (device.configfs / directory).mkdir(parents=True, exist_ok=True)
+        values = {"cmd_time_out": 30, "qfull_time_out": -1, "tmr_notification": 0, "emulate_write_cache": 0}
+        for attribute, value in {**values, "dev_size": SIZE, "hw_block_size": 512}.items():
+            (device.configfs / "attrib" / attribute).write_bytes(f"{value}\n".encode())
+        (device.configfs / "wwn/vpd_unit_serial").write_text("T10 VPD Unit Serial Number: 1234\n")
+        self.shown[number] = device
+        self.kernels[number] = SimulatedKernel()
+        self.touched.clear()
+        return device
+
+    async def answer(self, event: Event) -> int:
+        """What the kernel is told."""
+        self.netlink.announce(event)
+        await until(lambda: event.device_id in dict(self.netlink.answers), f"an answer to {event}")
+        return dict(self.netlink.answers)[event.device_id]
+
+    def served(self) -> list[str]:
+        return [device.status().name for device in self.service.devices()]
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+@asynccontextmanager
+async def running(world: World) -> AsyncIterator[None]:
+    await world.service.start()
+    try:
+        yield
+    finally:
+        await world.service.stop()
+
+
+def test_a_lun_that_goes_is_not_taken_up_again_while_the_kernel_still_shows_it(world: World) -> None:
+    """Made    its uevent's late look comes only now: removal is announced, the kernel waits for our answer
+
+    Whoever removes a backstore holds the lock of its directory in configfs until we answer. A write of ours to that
+    directory would wait for him, and he for us.
+    """
+
+    async def story() -> None:
+        async with running(world):
+            device = world.make("vm1")
+            assert await world.answer(Added(device, 1)) == 0
+            assert await world.answer(Removed(device, 2)) == 0
+            other = world.make("vm2", "uio1")
+            world.uevents.came(device.uio)
+            world.netlink.lost()
+            world.uevents.came(other.uio)
+            await until(lambda: "vm2" in world.served(), "a look that came after those at vm1")
+            assert world.served() == ["vm2"]
+            assert [path for _, path in world.touched if path.is_relative_to(device.configfs)] == []
+
+            again = world.make("vm1")
+            assert await world.answer(Added(again, 3)) == 0
+            assert world.served() == ["vm1", "vm2"]
+
+    asyncio.run(story())
+
+
+def test_nothing_of_the_main_loop_waits_for_the_tree(world: World) -> None:
+    """LIO's tree has locks that others may hold while they wait for us."""
+
+    async def story() -> None:
+        async with running(world):
+            fresh = world.make("vm1")
+            assert await world.answer(Added(fresh, 1)) == 0
+            assert await world.answer(Reconfigured(fresh, 2, write_cache=False)) == 0
+            assert await world.answer(Reconfigured(fresh, 3, write_cache=True)) < 0
+            assert world.touched
+            assert threading.main_thread().name not in dict(world.touched)
+            assert await world.answer(Removed(fresh, 4)) == 0
+
+    asyncio.run(story())
+
+
+def test_a_lun_whose_announcement_was_lost_is_found(world: World) -> None:
+    async def story() -> None:
+        async with running(world):
+            world.make("vm1")
+            world.netlink.lost()
+            await until(lambda: world.served() == ["vm1"], "the LUN served")
+            assert threading.main_thread().name not in dict(world.touched)
+
+    asyncio.run(story())
+
+
+def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -> None:
+    """The kernel announces nothing twice. Blocked first and unblocked last, or the reset would be passed by."""
+
+    async def story() -> None:
+        async with running(world):
+            assert [path.name for _, path in world.touched] == ["block_netlink", "reset_netlink", "block_netlink"]
+            assert (world.parameters / "block_netlink").read_text() == "0"
+            assert (world.parameters / "reset_netlink").read_text() == "1"
+
+    asyncio.run(story())
