@@ -52,7 +52,10 @@ class SystemdGuest(Guest):
             disk = self.shared / "disk-root.raw"
             self.add_disk("root", disk, ROOT_BYTES)
             subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(disk)], check=True)
-        line = f"console=ttyS0 quiet loglevel=3 panic=-1 net.ifnames=0 init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
+        line = (
+            "console=ttyS0 quiet loglevel=3 panic=-1 net.ifnames=0"
+            f" init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
+        )
         return [
             "qemu-system-x86_64", "-machine", "q35", *(["-accel", "kvm"] if kvm_works() else []), "-cpu", "max",
             "-m", self._memory, "-smp", "2", "-display", "none", "-vga", "none", "-net", "none", "-no-reboot",
