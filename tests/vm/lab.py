@@ -222,8 +222,8 @@ class Lab:
         )
         guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
         self.start_daemon()
-        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=180)
-        eventually(lambda: not self.call("device", "list").code, 120, "tcmu-retryd on the bus")
+        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=300)
+        eventually(lambda: not self.call("device", "list").code, 300, "tcmu-retryd on the bus")
 
     @property
     def environment(self) -> dict[str, str]:
