@@ -53,6 +53,10 @@ soak: vm-kernel ## what takes longer than a test may, in parts that are run once
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance
 
+.PHONY: bench
+bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (half an hour; FULL=1: hours); docs/performance.md
+	$(BIN)/python -m bench $(if $(FULL),--full) $(PARTS)
+
 lint: native ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

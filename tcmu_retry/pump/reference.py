@@ -260,10 +260,11 @@ class ReferencePump:
 
     def _scan(self, entries: Iterable[CommandEntry | TaskManagementEntry]) -> None:
         fresh: list[Command] = []
+        now = self._clock()
         for entry in entries:
             if isinstance(entry, CommandEntry):
                 self._serial += 1
-                command = Command(self._serial, entry.id, entry.cdb, entry.iovs, self._clock())
+                command = Command(self._serial, entry.id, entry.cdb, entry.iovs, now)
                 self._open[entry.id] = command
                 fresh.append(command)
             else:
