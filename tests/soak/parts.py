@@ -73,9 +73,14 @@ def version(package: str) -> str:
 
 
 def write() -> None:
-    """The table, from all results."""
+    """The table, from all results; of a part that was not run here its rows stay as they are."""
     found = results()
-    lines = ["| part | what | measured | date, length |", "|---|---|---|---|"]
+    text = PAGE.read_text()
+    before, _, rest = text.partition(BEGIN)
+    table, _, after = rest.partition(END)
+    here = {str(result["part"]) for result in found}
+    kept = [line for line in table.splitlines() if line.startswith("| ") and line.split()[1] not in {"part", *here}]
+    lines = ["| part | what | measured | date, length |", "|---|---|---|---|", *kept]
     for result in found:
         figures = result["figures"]
         assert isinstance(figures, dict)
@@ -86,9 +91,6 @@ def write() -> None:
     versions = ", ".join(f"{name} {version(package)}" for name, package in PACKAGES.items())
     kernels = ", ".join(sorted({str(result["kernel"]) for result in found}))
     lines += ["", f"Guest kernel: {kernels}. {versions}. Emulated (TCG), two cores.", ""]
-    text = PAGE.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}{chr(10).join(lines)}{END}{after}")
 
 

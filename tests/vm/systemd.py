@@ -53,7 +53,8 @@ class SystemdGuest(Guest):
             self.add_disk("root", disk, ROOT_BYTES)
             subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(disk)], check=True)
         line = (
-            f"console=ttyS0 quiet loglevel=3 panic=-1 init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
+            "console=ttyS0 quiet loglevel=3 panic=-1 net.ifnames=0"
+            f" init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
         )
         return [
             "qemu-system-x86_64", "-machine", "q35", *(["-accel", "kvm"] if kvm_works() else []), "-cpu", "max",

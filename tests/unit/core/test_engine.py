@@ -638,3 +638,78 @@ def test_who_waits_for_what_is_visible() -> None:
         0.7  resume        -> resumed
     """)
     assert engine.waits_for(first) == "drain"
+
+
+def test_a_kick_tries_what_waits_for_its_turn() -> None:
+    play("""
+        0    ran r1@0 EIO   -> outage_began read
+        0.2  kick           -> try 1
+        0.3  io 1 0         -> recovered read, open
+    """)
+
+
+def test_who_runs_when_the_gate_closes_twice_is_known_once() -> None:
+    play("""
+        0    gate w1@0      ->
+        0    gate w1@0      ->
+        0.1  io 1 EIO       -> outage_began write
+        1.1  wake           -> try 1
+        1.2  io 1 0         -> recovered write, open
+    """)
+
+
+def test_what_fails_once_the_lun_is_given_up_is_answered_busy() -> None:
+    """It ran on the pump's account, and nobody had told the engine of it."""
+    play("""
+        0    stopping       ->
+        0.2  ran w1@0 EIO   -> 1=BUSY
+        0.3  ran w2@0 0     ->
+    """)
+
+
+def test_stop_holds_no_more_than_the_budget() -> None:
+    play(
+        """
+        0    ran w1@0 ENOSPC  -> stopped write
+        0.1  ran w2@8 ENOSPC  -> shed write, 2=BUSY
+        """,
+        "fallback=stop retry=false",
+        Budgets(held=1),
+    )
+
+
+def test_what_is_not_to_be_held_any_more_still_waits_for_the_write_before_it() -> None:
+    play("""
+        0    w1@0             -> try 1
+        0.1  w2@0             ->
+        0.2  set retry=false  -> policy_changed
+        0.3  io 1 0           -> try 2
+        0.4  io 2 0           ->
+    """)
+
+
+def test_budgets_count_for_what_comes_after_they_were_set() -> None:
+    player = Play()
+    player.line("""
+        0    ran w1@0 EIO   -> outage_began write
+        0.1  ran w2@8 EIO   ->
+    """)
+    player.engine.set_budgets(Budgets(held=2))
+    player.line("0.2  ran w3@16 EIO   -> shed write, 3=BUSY")
+
+
+def test_the_end_leaves_a_fence_to_the_io_that_it_waits_for() -> None:
+    """It was answered when it was aborted."""
+    play("""
+        0    gate w1@0      ->
+        0.1  abort 1        ->
+        0.6  wake           -> 1=ABORTED+keep
+        0.7  stopping       ->
+        0.8  io 1 0         ->
+    """)
+
+
+def test_what_waits_for_a_probe_is_tried_with_the_next() -> None:
+    engine = play("0    ran w1@0 ENOLINK   -> outage_began write, down write")
+    [entry] = engine.held()
+    assert (engine.waits_for(entry), engine.next_try(entry)) == ("probe", engine.deadline())

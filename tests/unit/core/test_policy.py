@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcmu_retry.core.errors import ErrorClass, ReportAs
-from tcmu_retry.core.policy import DEFAULT, KEYS, DirectionPolicy, Fallback, Policy, PolicyError, change, flatten
+from tcmu_retry.core.policy import (
+    DEFAULT,
+    KEYS,
+    DirectionPolicy,
+    Fallback,
+    Policy,
+    PolicyError,
+    change,
+    flatten,
+    touched,
+)
 from tcmu_retry.scsi.request import Direction
 
 
@@ -180,3 +190,10 @@ def test_what_is_shown_has_known_keys() -> None:
     assert flat["allow_data_loss"] == "false"
     last = {key.rpartition(".")[2] for key in flat}
     assert last <= {*KEYS, "attempts"}
+
+
+def test_what_was_set_is_named_in_the_keys_that_are_shown() -> None:
+    """Also what was set to the value that it had: a person said so, and a new default must not change it."""
+    assert touched({"retry_timeout": "0"}) == {"read.retry_timeout", "write.retry_timeout"}
+    assert touched({"werror": "stop", "allow_data_loss": "false"}) >= {"write.fallback", "allow_data_loss"}
+    assert touched({"write.retry": "true"}) == {"write.retry"}

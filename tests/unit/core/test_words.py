@@ -148,3 +148,10 @@ def test_nearest_word() -> None:
     assert nearest("xyz", known) is None
     assert meant("stpo", iter(known)) == "did you mean stop?"
     assert meant("xyz", iter(known)) == "known are report, ignore, stop"
+
+
+@pytest.mark.parametrize("value", ["1000000h", 10**16])
+def test_a_duration_beyond_a_hundred_years_is_refused(value: object) -> None:
+    """It would be no number of the clock any more; 0 says for ever."""
+    with pytest.raises(ValueError, match=r"is more than 100 years; 0 stands for ever"):
+        parse_duration(value, "retry_timeout")
