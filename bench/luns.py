@@ -34,7 +34,6 @@ def resident() -> int:
 
 async def story(count: int, directory: Path) -> dict[str, float]:
     simulation = Simulation(Source(directory / "etc"), directory / "state")
-    (directory / "state").mkdir()
     before = resident()
     for number in range(count):
         path = directory / f"{number}.img"

@@ -87,7 +87,7 @@ class ReferencePump:
         clock: Callable[[], float] = time.monotonic,
         workers: int = WORKERS,
     ) -> None:
-        """sense_reply: how the disk words a condition, called from worker threads. Raises RingError."""
+        """sense_reply: how the disk words a condition, called from worker threads. Raises RingError, OSError."""
         self._name = name
         self._channel = channel
         self._memory = channel.memory
@@ -119,6 +119,10 @@ class ReferencePump:
         for fd in (self._wake, self._told):
             weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name=f"{name}-pump", daemon=True)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """What a subclass adds to the constructor."""
 
     def _make_ring(self, memory: memoryview) -> CommandRing:
         return Ring(memory)
