@@ -8,7 +8,7 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd polkitd libglib2.0-bin
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client
 
-.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man picture lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -36,6 +36,10 @@ vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 
 man: .venv/made ## the manual pages, into build/man/
 	$(BIN)/python packaging/manual.py build/man
+
+docs: .venv/made ## the site, with its reference from the sources, into build/site/; any warning is an error
+	$(BIN)/python docs/reference.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
 	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
