@@ -57,6 +57,10 @@ soak: vm-kernel ## what takes longer than a test may, in parts that are run once
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance
 
+.PHONY: bench
+bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (half an hour; FULL=1: hours); docs/performance.md
+	$(BIN)/python -m bench $(if $(FULL),--full) $(PARTS)
+
 lint: native ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -97,6 +101,15 @@ deb: ## tcmu-retry and targetcli-retry for Debian, checked by lintian, into buil
 	$(if $(VERSION),sed -i '1s/(.*)/($(VERSION))/' build/deb/tcmu-retry/debian/changelog)
 	cd build/deb/tcmu-retry && $(AS_DEBIAN) dpkg-buildpackage --build=full --no-sign
 	cd build/deb && lintian --fail-on warning $(if $(SUDO),,--allow-root) tcmu-retry_$(or $(VERSION),0.1.0)_*.changes
+
+RACE := build/race
+.PHONY: race
+race: build/packages ## the native pump's loop with three threads under ThreadSanitizer
+	@mkdir -p $(RACE)
+	gcc -std=gnu11 -O1 -g -fsanitize=thread -Dmain=kernel_main -c bench/kernel.c -o $(RACE)/kernel.o
+	gcc -std=gnu11 -O1 -g -fsanitize=thread -Wall -Wextra -Werror -Wno-tsan -I$(NATIVE) -o $(RACE)/driver \
+	  tests/race/driver.c $(NATIVE)/loop.c $(NATIVE)/ring.c $(NATIVE)/plain.c $(RACE)/kernel.o -luring
+	setarch -R $(RACE)/driver $(or $(SECONDS),20)
 
 vm-shell: vm-kernel ## a shell in a guest, with the project in it
 	$(BIN)/python -m tests.vm.guest

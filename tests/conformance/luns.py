@@ -15,6 +15,7 @@ SIZE = 256  # MiB
 FILE = "/run/conformance.img"  # of the peers, in the guest's memory
 TARGET = "/sys/kernel/config/target"
 RUNNER_PACKAGES = ("tcmu-runner", "libtcmu2")
+RUNNER_UNPACKED = "usr/lib/x86_64-linux-gnu"  # of them, the libraries
 
 
 def urls(iqn: str) -> list[str]:
@@ -43,8 +44,8 @@ def fileio(guest: Guest) -> list[str]:
 
 def runner(guest: Guest) -> list[str]:
     """tcmu-runner's raw file (its qcow handler). No other handler of TCMU may run in this guest."""
-    directory = _unpacked()
-    library, handlers = directory / "usr/lib/x86_64-linux-gnu", guest.shared / "handlers"
+    directory = unpacked_runner()
+    library, handlers = directory / RUNNER_UNPACKED, guest.shared / "handlers"
     handlers.mkdir()
     shutil.copy(library / "tcmu-runner/handler_qcow.so", handlers)
     guest.run(f"cp {directory}/etc/dbus-1/system.d/tcmu-runner.conf /etc/dbus-1/system.d/; mkdir -p /etc/tcmu")
@@ -78,7 +79,7 @@ def _target(guest: Guest, store: str, name: str) -> str:
     return iqn
 
 
-def _unpacked() -> Path:
+def unpacked_runner() -> Path:
     """Debian's tcmu-runner without installing it, for on this machine it would take the kernel's announcements."""
     directory = ROOT / "build/tcmu-runner"
     if not (directory / "made").exists():
