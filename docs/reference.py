@@ -131,6 +131,15 @@ PAGES = {
 }
 
 
+def listing(page: Path, heading: str, source: Path, prefix: str) -> None:
+    """A page of links to all pages of a directory, by their titles."""
+    titles = [
+        f"- [{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}]({prefix}{path.name})"
+        for path in sorted(source.glob("*.md"))
+    ]
+    page.write_text(f"# {heading}\n\n" + "\n".join(titles) + "\n", encoding="utf-8")
+
+
 def gather(directory: Path) -> None:
     """The whole site's Markdown."""
     shutil.rmtree(directory, ignore_errors=True)
@@ -140,11 +149,8 @@ def gather(directory: Path) -> None:
         text = re.sub(r"\]\(docs/", "](", text)
         text = text.replace("](HACKING.md)", "](hacking.md)").replace("](CHANGELOG.md)", "](changelog.md)")
         (directory / f"{name}.md").write_text(text, encoding="utf-8")
-    titles = [
-        f"- [{path.read_text(encoding='utf-8').splitlines()[0].lstrip('# ')}](decisions/{path.name})"
-        for path in sorted((ROOT / "docs/decisions").glob("*.md"))
-    ]
-    (directory / "decisions.md").write_text("# Decisions\n\n" + "\n".join(titles) + "\n", encoding="utf-8")
+    listing(directory / "decisions.md", "Decisions", ROOT / "docs/decisions", "decisions/")
+    listing(directory / "pages.md", "All pages", ROOT / "docs", "")
     (directory / "reference").mkdir()
     for name, page in PAGES.items():
         (directory / f"reference/{name}.md").write_text("\n".join(page()) + "\n", encoding="utf-8")
