@@ -8,7 +8,7 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd polkitd libglib2.0-bin
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client
 
-.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -43,6 +43,9 @@ docs: .venv/made ## the site, with its reference from the sources, into build/si
 
 picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
 	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
+
+opcodes: .venv/made ## docs/opcodes.md: the disk's commands, from the table that dispatches them
+	$(BIN)/python docs/opcodes.py
 
 coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (all) that their unit tests run through
 	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
