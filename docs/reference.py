@@ -21,7 +21,6 @@ from tcmu_retry.daemon import metrics
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import ACCESS, DEVICE, MANAGER
 from tcmu_retry.retryd import parser as daemon_parser
-from tcmu_retry.scsi.opcodes import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 manual = runpy.run_path(str(ROOT / "packaging/manual.py"))
@@ -73,23 +72,6 @@ def measured() -> Iterator[str]:
     yield from table(("metric", "meaning"), ((code(name), text) for name, text in found.items()))
 
 
-def opcodes() -> Iterator[str]:
-    yield "# SCSI commands\n\nThe table that dispatches them. What the kernel answers before us is marked."
-    yield from table(
-        ("opcode", "service action", "command", "answered by", "tested by"),
-        (
-            (
-                f"{row.opcode:02X}h",
-                "" if row.action is None else f"{row.action:02X}h",
-                row.name,
-                "kernel" if row.handler is None else "tcmu-retryd",
-                code(row.tested_by),
-            )
-            for row in TABLE
-        ),
-    )
-
-
 def bus() -> Iterator[str]:
     yield "# D-Bus\n\nMade from the XML that the daemon is held to."
     for name in (MANAGER, DEVICE):
@@ -126,7 +108,6 @@ PAGES = {
     "settings": settings,
     "events": events,
     "metrics": measured,
-    "opcodes": opcodes,
     "d-bus": bus,
 }
 
