@@ -37,8 +37,8 @@ vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
 man: .venv/made ## the manual pages, into build/man/
 	$(BIN)/python packaging/manual.py build/man
 
-picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
-	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
+picture: .venv/made build/packages ## docs/watch.svg, docs/history.svg: `watch` in an outage, and the outage's history
+	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg docs/history.svg
 
 coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (all) that their unit tests run through
 	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
