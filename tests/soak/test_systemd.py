@@ -21,6 +21,7 @@ from tests.vm.systemd import SystemdGuest
 UNIT = "tcmu-retryd"
 SECTORS = 64 << 11
 # Also after a reboot there is storage before there is the daemon. Shortly after the daemon is gone, BUSY is the answer.
+# Where the guest is emulated a daemon has taken more than its minute to start.
 PREPARE = f"""
 units=$new/etc/systemd/system
 cat > "$units/store.service" <<'END'
@@ -38,7 +39,10 @@ cat > "$units/tcmu-retry-unfreeze.service.d/soon.conf" <<'END'
 ExecStart=
 ExecStart=sleep 5
 ExecStart=tcmu-retryd --unfreeze
+TimeoutStartSec=300
 END
+mkdir "$units/tcmu-retryd.service.d"
+printf '[Service]\nTimeoutStartSec=300\n' > "$units/tcmu-retryd.service.d/slow.conf"
 # What `systemctl enable` does. Each process here takes a second.
 mkdir "$units/rtslib-fb-targetctl.service.wants"
 ln -s /usr/lib/systemd/system/{UNIT}.service /usr/lib/systemd/system/rtslib-fb-targetctl.service ../store.service \
@@ -83,7 +87,7 @@ class Machine:
         return self.io(command).communicate(timeout=seconds)[0]
 
     def wait_active(self) -> None:
-        eventually(lambda: self.show("ActiveState") == "active" and self.show("SubState") == "running", 120, UNIT)
+        eventually(lambda: self.show("ActiveState") == "active" and self.show("SubState") == "running", 400, UNIT)
 
 
 @pytest.fixture(scope="module")
