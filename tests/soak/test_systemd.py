@@ -21,7 +21,7 @@ from tests.vm.systemd import SystemdGuest
 UNIT = "tcmu-retryd"
 SECTORS = 64 << 11
 # Also after a reboot there is storage before there is the daemon. Shortly after the daemon is gone, BUSY is the answer.
-# Where the guest is emulated a daemon has taken more than its minute to start.
+# Where the guest is emulated a daemon has taken more than its minute to start, and the tests' Python may lie in a home.
 PREPARE = f"""
 units=$new/etc/systemd/system
 cat > "$units/store.service" <<'END'
@@ -40,6 +40,7 @@ ExecStart=
 ExecStart=sleep 5
 ExecStart=tcmu-retryd --unfreeze
 TimeoutStartSec=300
+ProtectHome=no
 END
 mkdir "$units/tcmu-retryd.service.d"
 printf '[Service]\nTimeoutStartSec=300\n' > "$units/tcmu-retryd.service.d/slow.conf"

@@ -61,6 +61,8 @@ class SystemdGuest(Guest):
             disk = self.shared / "disk-root.raw"
             self.add_disk("root", disk, ROOT_BYTES)
             (self.shared / "prepare.sh").write_text(self._prepare)
+            # Compiled once here, not at each start of the daemon by an emulated processor.
+            subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "tcmu_retry")], check=True)
             subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(disk)], check=True)
         line = (
             f"console=ttyS0 quiet loglevel=3 panic=-1 init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
