@@ -88,3 +88,21 @@ def test_the_guide_s_limits_of_initiators_are_those_that_doctor_knows() -> None:
 
     for name, profile in PROFILES.items():
         assert rows[name] == f"{shown(profile.silence)} | {shown(profile.busy)}"
+
+
+def test_the_policies_by_use_are_read_by_the_daemon(tmp_path: Path) -> None:
+    text = (ROOT / "docs/policies.md").read_text()
+    shown = re.findall(r"\n\n((?:    [\w.]+ = .*\n)+)", text)
+    assert len(shown) == 4
+    (tmp_path / "devices.d").mkdir()
+    for block in shown:
+        (tmp_path / "devices.d/vm1.toml").write_text(textwrap.dedent(block))
+        assert Source(tmp_path).device("vm1").path.endswith("/vm1")
+
+
+def test_each_page_of_the_site_s_reference_has_its_place_and_says_something() -> None:
+    site = (ROOT / "mkdocs.yml").read_text()
+    reference = runpy.run_path(str(ROOT / "docs/reference.py"))
+    for name, page in reference["PAGES"].items():
+        assert f"reference/{name}.md" in site
+        assert len("\n".join(page()).splitlines()) > 10, name
