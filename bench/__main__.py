@@ -69,6 +69,8 @@ def page() -> str:
             title, *rest = section(kept["found"])
             lines += ["", title, "", f"Measured {kept['date']} on commit {kept['commit']}; {kept['machine']};"
                       f" load average {kept['load']} when it began.", *rest]  # fmt: skip
+        else:
+            lines += ["", f"The part `{part}` has not been measured; `make bench PARTS={part}` does it."]
     return "\n".join(lines) + "\n"
 
 

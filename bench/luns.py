@@ -61,4 +61,4 @@ def measure() -> list[dict[str, float]]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory(dir=".") as made:
-        print(json.dumps(asyncio.run(story(int(sys.argv[1]), Path(made)))))
+        print(json.dumps(asyncio.run(story(int(sys.argv[1]), Path(made).resolve()))))
