@@ -5,8 +5,8 @@ BIN := .venv/bin
 
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
-	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd polkitd libglib2.0-bin
-SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client
+	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
 
@@ -41,8 +41,8 @@ docs: .venv/made ## the site, with its reference from the sources, into build/si
 	$(BIN)/python docs/reference.py build/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
-	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
+picture: .venv/made build/packages ## docs/watch.svg, docs/history.svg: `watch` in an outage, and the outage's history
+	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg docs/history.svg
 
 opcodes: .venv/made ## docs/opcodes.md: the disk's commands, from the table that dispatches them
 	$(BIN)/python docs/opcodes.py

@@ -1,4 +1,7 @@
-"""The picture of `tcmu-retry watch` in an outage, for the documentation: picture.py SCRIPT FILE."""
+"""Pictures for the documentation: `tcmu-retry watch` in an outage, and vm1's outage drawn from its history.
+
+picture.py SCRIPT WATCH HISTORY
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from rich.console import Console
 from tcmu_retry.cli.client import ADDRESS, Client, CliError
 from tcmu_retry.cli.watch import View, gather
 
-SECONDS = 33.0  # of the script until the picture
+SECONDS = 33.0  # of the script until the picture of `watch`
+AFTER = 12.0  # until the outage is over and its history is drawn
 
 
 async def look(view: View) -> None:
@@ -43,7 +47,7 @@ async def present() -> None:
 
 
 def main() -> None:
-    script, picture = sys.argv[1:]
+    script, watch, history = sys.argv[1:]
     bus = subprocess.Popen(
         ["dbus-daemon", "--session", "--nofork", "--print-address"], stdout=subprocess.PIPE, text=True
     )
@@ -54,6 +58,8 @@ def main() -> None:
         view = View()
         asyncio.run(present())
         asyncio.run(look(view))
+        time.sleep(AFTER)
+        subprocess.run([sys.executable, "-m", "tcmu_retry.cli.main", "history", "vm1", "--plot", history], check=True)
     finally:
         daemon.terminate()
         daemon.wait()
@@ -63,7 +69,7 @@ def main() -> None:
     console.print(view.render())
     drawn = console.export_svg(title="tcmu-retry watch")
     # Who looks at the picture fetches nothing: a font that is there will do.
-    Path(picture).write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")
+    Path(watch).write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

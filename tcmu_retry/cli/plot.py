@@ -78,7 +78,7 @@ def draw(name: str, samples: Sequence[dict[str, Any]], happened: Sequence[dict[s
                     label="" if marked or axis is not bottom else "policy changed", gid="policy-changed",
                 )  # fmt: skip
             marked = True
-    top.legend(handles=[held, age, *shades.values()], loc="center right", fontsize=8)
+    top.legend(handles=[held, age, *shades.values()], loc="best", fontsize=8)
     middle.legend(loc="center right", fontsize=8)
     if marked:
         bottom.legend(loc="center right", fontsize=8)

@@ -33,20 +33,28 @@ for disk in /sys/block/vd*; do
     [ "$(cat "$disk/serial")" = root ] && root=/dev/$(basename "$disk")
 done
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/disk /mnt/new
+mkdir /mnt/disk /mnt/new /mnt/host
+mount -t 9p -o ro,version=9p2000.L,trans=virtio,access=any,cache=loose,msize=512000 host /mnt/host || exec sleep 5
 mount "$root" /mnt/disk || exec sleep 5
 mkdir -p /mnt/disk/upper /mnt/disk/work
-mount -t overlay -o lowerdir=/,upperdir=/mnt/disk/upper,workdir=/mnt/disk/work root /mnt/new
+mount -t overlay -o lowerdir=/mnt/host,upperdir=/mnt/disk/upper,workdir=/mnt/disk/work root /mnt/new
 new=/mnt/new
 mkdir -p "$new/lib/modules/$(uname -r)" "$new/$shared"
 mount --bind "$top/build/vm/kernel/lib/modules/$(uname -r)" "$new/lib/modules/$(uname -r)"
-mount -t 9p -o version=9p2000.L,trans=virtio,access=any,msize=524288 shared "$new/$shared"
+mount -t 9p -o version=9p2000.L,trans=virtio,access=any,msize=512000 shared "$new/$shared"
 mount -t tmpfs -o mode=1777 tmpfs "$new/tmp"
 
 if [ ! -e "$new/etc/made-for-tests" ]; then
     units=$new/etc/systemd/system
     rm -rf "$units"/* "$new/var/lib/systemd" "$new/var/log/journal" "$new/etc/rtslib-fb-target" "$new/etc/target"
+    rm -f "$new/.dockerenv" # of this machine; a systemd that takes itself for a container's leaves things out
     : > "$new/etc/fstab"
+    # Each is a process at boot and at every daemon-reload, and makes units for this machine.
+    mkdir -p "$new/etc/systemd/system-generators" "$new/etc/systemd/network"
+    for each in "$new"/usr/lib/systemd/system-generators/*; do
+        ln -s /dev/null "$new/etc/systemd/system-generators/${each##*/}"
+    done
+    ln -s /dev/null "$new/etc/systemd/network/99-default.link" # eth0 stays eth0
     echo 11112222333344445555666677778888 > "$new/etc/machine-id"
     echo guest > "$new/etc/hostname"
     for each in systemd-udev-trigger systemd-hwdb-update systemd-sysusers systemd-update-done systemd-pcrphase-sysinit \
@@ -84,6 +92,8 @@ END
     cp "$top"/packaging/systemd/*.catalog "$new/usr/lib/systemd/catalog/"
     cp "$top"/packaging/dbus/*.conf "$new/usr/share/dbus-1/system.d/"
     [ -d "$top/packaging/polkit" ] && cp "$top"/packaging/polkit/*.policy "$new/usr/share/polkit-1/actions/"
+    # shellcheck disable=SC1091
+    . "$shared/prepare.sh"
     touch "$new/etc/made-for-tests"
 fi
 echo /sbin/modprobe > /proc/sys/kernel/modprobe

@@ -20,14 +20,35 @@ from tests.vm.systemd import SystemdGuest
 
 UNIT = "tcmu-retryd"
 SECTORS = 64 << 11
-# Also after a reboot there is storage before there is the daemon.
-STORE = f"""[Unit]
+# Also after a reboot there is storage before there is the daemon. Shortly after the daemon is gone, BUSY is the answer.
+# Where the guest is emulated a daemon has taken more than its minute to start, and the tests' Python may lie in a home.
+PREPARE = f"""
+units=$new/etc/systemd/system
+cat > "$units/store.service" <<'END'
+[Unit]
 DefaultDependencies=no
 Before=tcmu-retryd.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=bash -c 'modprobe dm-mod; dmsetup create store --addnodeoncreate --table "0 {SECTORS} linear /dev/vda 0"'
+END
+mkdir "$units/tcmu-retry-unfreeze.service.d"
+cat > "$units/tcmu-retry-unfreeze.service.d/soon.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=sleep 5
+ExecStart=tcmu-retryd --unfreeze
+TimeoutStartSec=300
+ProtectHome=no
+END
+mkdir "$units/tcmu-retryd.service.d"
+printf '[Service]\nTimeoutStartSec=300\n' > "$units/tcmu-retryd.service.d/slow.conf"
+# What `systemctl enable` does. Each process here takes a second.
+mkdir "$units/rtslib-fb-targetctl.service.wants"
+ln -s /usr/lib/systemd/system/{UNIT}.service /usr/lib/systemd/system/rtslib-fb-targetctl.service ../store.service \
+    "$units/lab.target.wants/"
+ln -s /usr/lib/systemd/system/tcmu-retry-yield.service "$units/rtslib-fb-targetctl.service.wants/"
 """
 
 
@@ -67,27 +88,15 @@ class Machine:
         return self.io(command).communicate(timeout=seconds)[0]
 
     def wait_active(self) -> None:
-        eventually(lambda: self.show("ActiveState") == "active" and self.show("SubState") == "running", 120, UNIT)
+        eventually(lambda: self.show("ActiveState") == "active" and self.show("SubState") == "running", 400, UNIT)
 
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
-    guest = SystemdGuest(forward=3260)
+    guest = SystemdGuest(forward=3260, prepare=PREPARE)
     try:
         made = Machine(guest)
-        (guest.shared / "store.service").write_text(STORE)
-        (guest.shared / "soon.conf").write_text(
-            "[Service]\nExecStart=\nExecStart=sleep 5\nExecStart=tcmu-retryd --unfreeze\n"
-        )
-        units = "/etc/systemd/system"
-        guest.run(
-            f"cp {guest.shared}/store.service {units}/; mkdir -p {units}/tcmu-retry-unfreeze.service.d;"
-            f" cp {guest.shared}/soon.conf {units}/tcmu-retry-unfreeze.service.d/; systemctl daemon-reload;"
-            f" systemctl enable {UNIT} rtslib-fb-targetctl;"
-            f" systemctl add-wants lab.target store {UNIT} rtslib-fb-targetctl;"
-            f" systemctl start store {UNIT} rtslib-fb-targetctl",
-            timeout=180,
-        )
+        made.wait_active()
         made.iqn = made.json("export", "vm1", "/dev/mapper/store;retry_interval=1s", "--any-initiator")["export"]["iqn"]
         guest.run("targetctl save", timeout=120)
         assert "wrote 512/512" in made.done("write -P 0x77 1M 512")
@@ -111,7 +120,7 @@ def test_it_is_ready_says_how_it_is_and_is_confined(machine: Machine) -> None:
 def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machine) -> None:
     """CLI, busctl, gdbus, targetcli-retry, a reload of the unit; a plain user looks, and changes what polkit grants."""
     run = machine.guest.run
-    device, interface = "/org/tcmu/Retry1/devices/vm1", "org.tcmu.Retry1.Device"
+    device, interface = "/org/tcmu/Retry1/device/vm1", "org.tcmu.Retry1.Device"
 
     def policy(key: str = "read.retry_timeout") -> str:
         return str(machine.json("policy", "show", "vm1")["policy"][key])
