@@ -48,6 +48,7 @@ from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.pump.base import (
+    Adopted,
     Arrived,
     Broken,
     Closed,
@@ -408,6 +409,8 @@ class Device:
         match event:
             case Arrived(command, running):
                 return self._closed(running, now) + self._arrived(command, now)
+            case Adopted(commands, running):
+                return self._closed(running, now) + self._adopt(commands, now)
             case Finished(command, 0 | errno.ECANCELED as error, _, running):
                 self._commands.pop(command.serial, None)
                 self._told_end(command, error == 0)
@@ -455,6 +458,17 @@ class Device:
             self._commands[command.serial] = command
         return self._engine.gate_closed([(command.serial, _request(command)) for command in running], now)
 
+    def _adopt(self, commands: Sequence[Command], now: float) -> list[Action]:
+        if commands:
+            oldest = now - min(command.arrived for command in commands)
+            fields = {
+                "count": len(commands),
+                "failed": sum(command.attempts > 0 for command in commands),
+                "seconds": round(oldest, 1),
+            }
+            self._emit(events.ADOPTED, None, fields)
+        return [action for command in commands for action in self._arrived(command, now)]
+
     def _arrived(self, command: Command, now: float) -> list[Action]:
         if command.cdb[0] == INQUIRY:
             self._disk.identity = replace(self._disk.identity, serial=self.lun.wwn())
@@ -470,7 +484,10 @@ class Device:
         self._reshape()
         command.request = outcome
         self._commands[command.serial] = command
-        return self._engine.arrived(command.serial, outcome, now)
+        if command.attempts:
+            failure = command.attempts, command.error, command.failed_at
+            return self._engine.adopted(command.serial, outcome, command.arrived, failure, now)
+        return self._engine.arrived(command.serial, outcome, now, command.arrived)
 
     def _told_end(self, command: Command, good: bool) -> None:
         if command.request is not None and command.request.op is Op.COPY:

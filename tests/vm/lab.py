@@ -244,6 +244,16 @@ class Lab:
         self.guest.run(f"kill {self.daemon}; {gone}")
         return time.monotonic() - began
 
+    def kill_daemon(self) -> None:
+        """SIGKILL, and another one at once."""
+        self.guest.run(f"kill -9 {self.daemon}")
+        self.start_daemon()
+
+    def daemon_logs(self) -> str:
+        """Of all that ran."""
+        logs = sorted(self.guest.shared.glob("retryd-*.log"), key=lambda path: path.stat().st_mtime)
+        return "".join(path.read_text(errors="replace") for path in logs)
+
     def daemon_log(self) -> str:
         return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")
 

@@ -31,6 +31,7 @@ from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
 from tcmu_retry.scsi.request import Extent, Op, Reply, Request
 from tcmu_retry.scsi.sense import Sense
 from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,8 @@ class NativePump(ReferencePump):
             self._ring.close()
             raise
 
-    def _make_ring(self, memory: memoryview) -> Core:
-        return Core(memory)
+    def _make_ring(self, memory: memoryview, journal: Journal | None) -> Core:
+        return Core(memory, journal)
 
     # ---- called by the main loop
 
@@ -113,6 +114,7 @@ class NativePump(ReferencePump):
 
     def _serve(self) -> None:
         self._ring.enable()
+        self._resume()
         while not self._stopping:
             self._take_ended()
             self._take_inbox()
@@ -203,6 +205,8 @@ class NativePump(ReferencePump):
             self._released.set()
             ring.linger()
             ring.close()
+            if self._journal is not None:
+                self._journal.close()
         else:
             super()._release()
             self._released.set()
