@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 
 import pytest
@@ -107,19 +107,8 @@ def runs(rig: Rig, count: int = 1) -> None:
 
 
 @pytest.fixture
-def rig() -> Iterator[NativeRig]:
-    rig = NativeRig()
-    rig.start()
-    yield rig
-    rig.end()
-
-
-@pytest.fixture
-def batch() -> Iterator[NativeRig]:
-    """Not started yet; with room for many."""
-    rig = NativeRig(ring=1 << 18)
-    yield rig
-    rig.end()
+def make_rig() -> type[NativeRig]:
+    return NativeRig
 
 
 # ---- what is plain

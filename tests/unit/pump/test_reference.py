@@ -56,22 +56,6 @@ def pump_class(request):
 
 
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
-    rig.start()
-    yield rig
-    rig.end()
-
-
-@pytest.fixture
-def batch() -> Iterator[Rig]:
-    """Not started yet."""
-    rig = Rig()
-    yield rig
-    rig.end()
-
-
-@pytest.fixture
 def single() -> Iterator[Rig]:
     """With one worker: a second I/O waits for the first."""
     rig = Rig(workers=1)
