@@ -731,6 +731,7 @@ def test_what_an_earlier_process_held_is_tried_at_once_and_times_out_from_its_fi
 
 def test_what_an_earlier_process_held_keeps_its_order() -> None:
     play("""
+        100  gate                  ->
         100  left w1@0 2 EIO 50    -> outage_began write, try 1
         100  left w2@0 1 EIO 60    ->
         101  io 1 0                -> try 2
