@@ -46,30 +46,32 @@ def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[
     except OSError as error:
         problem = f"the journal in {DIRECTORY} cannot be had: {error.strerror}"
         log.warning("LUN %s: %s; what is in flight when the daemon ends is answered BUSY then", uio.name, problem)
-    try:
-        if not fresh:
-            try:
-                if journal is not None:
-                    journal.resume(channel.memory)
-                    return journal
-            except JournalError as error:
-                problem = f"the journal it left proves nothing: {error}"
-            _, waiting = _commands(channel.memory)
+    if not fresh:
+        try:
+            if journal is not None:
+                journal.resume(channel.memory)
+                return journal
+        except JournalError as error:
+            problem = f"the journal it left proves nothing: {error}"
+        _, waiting = _commands(channel.memory)
+        try:
             with contextlib.suppress(OSError):  # EINVAL while it is being enabled
                 configfs.block(uio, True)
             configfs.reset_ring(uio)
-            if waiting:
-                refuse(waiting, problem)
-        if journal is not None:
-            tail, _ = _commands(channel.memory)
-            journal.begin(tail)
-    except OSError as error:
-        if journal is not None:
-            journal.close()
-        if journal is None or error.filename is not None:  # configfs; what concerns the journal names no file
+        except OSError:
+            if journal is not None:
+                journal.close()
             raise
-        log.warning("LUN %s: there is no room for its journal: %s", uio.name, error.strerror)
-        return None
+        if waiting:
+            refuse(waiting, problem)
+    if journal is not None:
+        tail, _ = _commands(channel.memory)
+        try:
+            journal.begin(tail)
+        except OSError as error:
+            journal.close()
+            log.warning("LUN %s: there is no room for its journal: %s", uio.name, error.strerror)
+            return None
     return journal
 
 

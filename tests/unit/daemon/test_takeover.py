@@ -7,13 +7,18 @@ import errno
 import functools
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tcmu_retry.core import events
+from tcmu_retry.daemon import takeover
 from tcmu_retry.scsi.request import Direction
-from tcmu_retry.tcmu.journal import Journal
+from tcmu_retry.tcmu.journal import Journal, drop_journal, open_journal
+from tcmu_retry.tcmu.ring import Ring
 from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedChannel, SimulatedKernel
+from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import BLOCK, Rig, until
 
 
@@ -165,3 +170,116 @@ async def test_a_time_out_goes_on_from_the_first_failure(succession: Succession)
     await until(lambda: rig.device.held()[0].age > 0.05, "an age")
     rig = await succession.next(retry_timeout="50ms")
     assert await rig.answer(one) == "02/04/03"
+
+
+# ---- which way a ring is taken
+
+
+class Machine:
+    """A LUN's uio device, and what is asked of LIO's tree about it."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.kernel = SimulatedKernel()
+        self.uio = UioDevice("uio0", 1, "vm1", "retry", "vm1")
+        self.asked: list[str] = []
+        self.refused: list[tuple[int, str]] = []
+        self.directory = root / "run"
+        (root / "uio0").mkdir()
+        (root / "boot_id").write_text("a boot\n")
+        patch.setattr(takeover, "SYS", root)
+        patch.setattr(takeover, "BOOT_ID", root / "boot_id")
+        patch.setattr(takeover, "UioChannel", lambda uio: self.kernel.open())
+        patch.setattr(takeover, "open_journal", partial(open_journal, directory=self.directory))
+        patch.setattr(takeover, "drop_journal", partial(drop_journal, directory=self.directory))
+        patch.setattr(takeover.configfs, "block", lambda uio, blocked: self.asked.append(f"block {blocked:d}"))
+        patch.setattr(takeover.configfs, "reset_ring", self.reset)
+
+    def reset(self, uio: UioDevice) -> None:
+        self.asked.append("reset")
+
+    def open(self, fresh: bool = False) -> SimulatedChannel:
+        channel = takeover.open_channel(self.uio, fresh, lambda count, why: self.refused.append((count, why)))
+        assert isinstance(channel, SimulatedChannel)
+        return channel
+
+    def die(self, channel: SimulatedChannel, fetch: bool = True) -> None:
+        if fetch:
+            ring = Ring(channel.memory, channel.journal)
+            ring.fetch()
+            ring.close()
+        if channel.journal is not None:
+            channel.journal.close()
+        channel.close()
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
+
+
+def test_what_a_journal_proves_is_taken_up_and_nothing_is_reset(machine: Machine) -> None:
+    channel = machine.open(fresh=True)
+    machine.kernel.submit(bytes(6))
+    machine.die(channel)
+    channel = machine.open()
+    assert channel.journal is not None
+    assert [left.entry.id for left in channel.journal.left] == [1]
+    assert machine.asked == []
+    assert machine.refused == []
+    machine.die(channel, fetch=False)
+
+
+@pytest.mark.parametrize("what", ["drop", "another boot", "another device", "plant"])
+def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
+    machine: Machine, what: str, tmp_path: Path
+) -> None:
+    channel = machine.open(fresh=True)
+    machine.kernel.submit(bytes(6))
+    machine.kernel.submit(bytes(6))
+    machine.die(channel)
+    match what:
+        case "drop":
+            takeover.forget(machine.uio)
+        case "another boot":
+            (tmp_path / "boot_id").write_text("another boot\n")
+        case "another device":
+            (tmp_path / "uio0").rename(tmp_path / "uio1")
+            (tmp_path / "uio0").mkdir()
+        case "plant":
+            (machine.directory / "uio0").chmod(0o666)
+    channel = machine.open()
+    assert machine.asked == ["block 1", "reset"]
+    [(count, _)] = machine.refused
+    assert count == 2
+    if what == "plant":
+        assert channel.journal is None
+    else:
+        assert channel.journal is not None
+        assert channel.journal.left == ()
+    machine.die(channel, fetch=False)
+
+
+def test_a_ring_with_nothing_in_it_is_reset_in_silence(machine: Machine) -> None:
+    machine.die(machine.open())
+    assert machine.asked == ["block 1", "reset"]
+    assert machine.refused == []
+
+
+def test_a_ring_that_cannot_be_reset_is_not_served(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(uio: UioDevice) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(takeover.configfs, "reset_ring", refuse)
+    with pytest.raises(OSError, match="Invalid"):
+        machine.open()
+    machine.kernel.open().close()  # nothing of it was left open
+
+
+def test_without_room_for_a_journal_a_lun_is_served_without(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(journal: Journal, tail: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Journal, "begin", full)
+    channel = machine.open(fresh=True)
+    assert channel.journal is None
+    channel.close()
