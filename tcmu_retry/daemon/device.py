@@ -63,7 +63,7 @@ from tcmu_retry.pump.base import (
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
-from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED, TARGET_FAILURE, Sense
+from tcmu_retry.scsi.sense import COPY_ABORTED, MEDIUM_MAY_HAVE_CHANGED, TARGET_FAILURE, Sense
 from tcmu_retry.tcmu.base import Channel
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
 
@@ -467,9 +467,10 @@ class Device:
                 "seconds": round(oldest, 1),
             }
             self._emit(events.ADOPTED, None, fields)
-        return [action for command in commands for action in self._arrived(command, now)]
+        return [action for command in commands for action in self._arrived(command, now, anew=True)]
 
-    def _arrived(self, command: Command, now: float) -> list[Action]:
+    def _arrived(self, command: Command, now: float, anew: bool = False) -> list[Action]:
+        """anew: an earlier process may have run it, and how far is not known."""
         if command.cdb[0] == INQUIRY:
             self._disk.identity = replace(self._disk.identity, serial=self.lun.wwn())
         try:
@@ -484,6 +485,11 @@ class Device:
         self._reshape()
         command.request = outcome
         self._commands[command.serial] = command
+        if anew and not outcome.repeatable:
+            self._told_end(command, False)
+            self._answer(command, self._disk.sense_reply(COPY_ABORTED))
+            del self._commands[command.serial]
+            return []
         if command.attempts:
             failure = command.attempts, command.error, command.failed_at
             return self._engine.adopted(command.serial, outcome, command.arrived, failure, now)

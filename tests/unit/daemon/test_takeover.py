@@ -14,12 +14,15 @@ import pytest
 
 from tcmu_retry.core import events
 from tcmu_retry.daemon import takeover
+from tcmu_retry.scsi.designators import of_unit
+from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.tcmu.journal import Journal, drop_journal, open_journal
 from tcmu_retry.tcmu.ring import Ring
 from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import BLOCK, Rig, until
+from tests.unit.scsi.test_copying import parameters, segment, target
 
 
 @pytest.fixture(autouse=True, params=["reference", "native"])
@@ -148,6 +151,27 @@ async def test_task_management_that_waits_in_the_ring_comes_first(succession: Su
     assert await rig.answer(one) == "TASK ABORTED"
     assert await rig.answer(late) == "GOOD"
     assert rig.storage.calls.count("write") == 1
+
+
+@pytest.mark.parametrize(("destination", "again"), [(40, True), (2, False)])
+def test_a_copy_begins_anew_unless_it_writes_over_what_it_reads(destination: int, again: bool) -> None:
+    @story
+    async def play(succession: Succession) -> None:
+        rig = await succession.begin()
+        rig.storage.medium[: 4 * BLOCK] = b"a" * BLOCK + b"b" * BLOCK + b"c" * BLOCK + b"d" * BLOCK
+        rig.storage.errors["write"] = errno.EIO
+        data = parameters([target(name=of_unit(DiskIdentity("serial", "vm1"))[0])], [segment(0, destination, 4)])
+        cdb = bytes([0x83]).ljust(10, b"\0") + len(data).to_bytes(4, "big") + bytes(2)
+        command = succession.kernel.submit(cdb, data)
+        await rig.held(1)
+        rig = await succession.next()
+        rig.storage.errors.clear()
+        rig.device.kick()
+        assert await rig.answer(command) == ("GOOD" if again else "0A/00/00")
+        if again:
+            assert rig.storage.at(destination, 4) == rig.storage.at(0, 4)
+
+    play()
 
 
 @story
