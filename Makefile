@@ -8,7 +8,7 @@ PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libi
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd polkitd libglib2.0-bin
 SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client
 
-.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man picture lint vm-shell vm-kernel clean
+.PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man picture opcodes lint vm-shell vm-kernel clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -40,6 +40,9 @@ man: .venv/made ## the manual pages, into build/man/
 picture: .venv/made build/packages ## docs/watch.svg: `tcmu-retry watch` in an outage
 	$(BIN)/python docs/picture.py docs/outage.sim docs/watch.svg
 
+opcodes: .venv/made ## docs/opcodes.md: the disk's commands, from the table that dispatches them
+	$(BIN)/python docs/opcodes.py
+
 coverage: .venv/made ## branches of scsi/ (98 % at least) and core/ (all) that their unit tests run through
 	$(BIN)/python -m coverage run --branch --source=tcmu_retry/scsi,tcmu_retry/core -m pytest -q tests/unit/scsi tests/unit/core
 	$(BIN)/python -m coverage report --show-missing --skip-covered --fail-under=98 --include='tcmu_retry/scsi/*'
@@ -52,6 +55,10 @@ soak: vm-kernel ## what takes longer than a test may, in parts that are run once
 
 conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (half an hour); docs/conformance.md
 	$(BIN)/python -m tests.conformance
+
+.PHONY: bench
+bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (half an hour; FULL=1: hours); docs/performance.md
+	$(BIN)/python -m bench $(if $(FULL),--full) $(PARTS)
 
 lint: native ## ruff and mypy
 	$(BIN)/ruff check .
@@ -76,6 +83,15 @@ sanitize: native ## ring and pump tests over a native pump with AddressSanitizer
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PYTHONMALLOC=malloc \
 	  PYTHONPATH="$$(dirname $$(find build/sanitize/root -name tcmu_retry)):$(CURDIR)" \
 	  $(BIN)/python -P -m pytest tests/unit/pump tests/unit/tcmu/test_ring.py -p no:cacheprovider
+
+RACE := build/race
+.PHONY: race
+race: build/packages ## the native pump's loop with three threads under ThreadSanitizer
+	@mkdir -p $(RACE)
+	gcc -std=gnu11 -O1 -g -fsanitize=thread -Dmain=kernel_main -c bench/kernel.c -o $(RACE)/kernel.o
+	gcc -std=gnu11 -O1 -g -fsanitize=thread -Wall -Wextra -Werror -Wno-tsan -I$(NATIVE) -o $(RACE)/driver \
+	  tests/race/driver.c $(NATIVE)/loop.c $(NATIVE)/ring.c $(NATIVE)/plain.c $(RACE)/kernel.o -luring
+	setarch -R $(RACE)/driver $(or $(SECONDS),20)
 
 vm-shell: vm-kernel ## a shell in a guest, with the project in it
 	$(BIN)/python -m tests.vm.guest

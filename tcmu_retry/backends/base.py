@@ -22,11 +22,12 @@ class Identity:
     kind: str  # "file" or "block"
     size: int  # bytes
     unique: str  # "SCHEME:…", only compared within one scheme; file: file system + file handle; block: WWID, dm-uuid …
+    physical: int = 0  # bytes of a physical block; 0: the storage does not say
 
     def difference(self, found: Identity) -> str | None:
         """One sentence naming how `found` is other storage than this, or None where it is the same.
 
-        The size does not count: storage may grow, and whether it is large enough is the LUN's to say.
+        The sizes do not count: storage may grow, and whether it is large enough is the LUN's to say.
         """
         if self.kind != found.kind:
             return f"it was a {self.kind} and is a {found.kind} now"

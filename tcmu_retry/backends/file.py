@@ -91,7 +91,7 @@ class FileBackend:
         if stat.S_ISBLK(found.st_mode):
             self.block_size = linux.logical_block_size(fd)
             self._granule = self.block_size
-            self.identity = Identity("block", size, block_identity(found.st_rdev))
+            self.identity = Identity("block", size, block_identity(found.st_rdev), linux.physical_block_size(fd))
             self.can_discard = _device_discards(found.st_rdev)
         else:
             linux.lock(fd)

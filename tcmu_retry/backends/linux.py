@@ -9,7 +9,7 @@ import struct
 import uuid
 
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 0x01, 0x02, 0x10  # linux/falloc.h
-BLKSSZGET = 0x1268
+BLKSSZGET, BLKALIGNOFF, BLKPBSZGET = 0x1268, 0x127A, 0x127B
 F_OFD_SETLK = 37
 AT_EMPTY_PATH = 0x1000
 MAX_HANDLE = 128
@@ -72,7 +72,16 @@ def direct_alignment(fd: int) -> int | None:
 
 def logical_block_size(fd: int) -> int:
     """Bytes, of a block device."""
-    return int(struct.unpack("i", fcntl.ioctl(fd, BLKSSZGET, b"\0" * 4))[0])
+    return _number(fd, BLKSSZGET)
+
+
+def physical_block_size(fd: int) -> int:
+    """Bytes that a block device writes in one piece; 0 where such pieces do not begin at its first block."""
+    return 0 if _number(fd, BLKALIGNOFF) else _number(fd, BLKPBSZGET)
+
+
+def _number(fd: int, request: int) -> int:
+    return int(struct.unpack("i", fcntl.ioctl(fd, request, b"\0" * 4))[0])
 
 
 def lock(fd: int) -> None:

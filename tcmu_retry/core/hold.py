@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tcmu_retry.core.actions import Token, Verdict
 from tcmu_retry.core.errors import ErrorClass
@@ -58,7 +58,7 @@ class Entry:
     answer_at: float | None = None  # answered then, even if its I/O has not returned
     answer: Verdict = Verdict.ABORTED
     blockers: int = 0
-    dependents: list[Entry] = field(default_factory=list)
+    dependents: list[Entry] | None = None  # most have none, and thousands may be held
 
     @property
     def direction(self) -> Direction:
@@ -110,6 +110,7 @@ class Commands:
             for other in self._overlapping(entry):
                 if other.changes or entry.changes:
                     entry.blockers += 1
+                    other.dependents = other.dependents or []
                     other.dependents.append(entry)
         self._entries[entry.token] = entry
         for number in _places(entry):
@@ -126,7 +127,7 @@ class Commands:
             if not bucket:
                 del self._buckets[number]
         freed = []
-        for other in entry.dependents:
+        for other in entry.dependents or ():
             other.blockers -= 1
             if not other.blockers and other.stage is Stage.HELD and other.token in self._entries:
                 freed.append(other)

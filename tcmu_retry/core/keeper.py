@@ -230,8 +230,7 @@ class Keeper:
         outage.held_most = max(outage.held_most, commands.held)
         self.failing[side].add(entry.token)
         self.schedules[entry.direction].ending(entry)
-        delay = self.settings(entry).delay(entry.attempts, self.random()) if entry.attempts else 0.0
-        self.due(entry, now + delay)
+        self.due(entry, now + self.settings(entry).delay(entry.attempts, self.random()) if entry.attempts else now)
         return True
 
     def hold_on(self, entry: Entry, failure: tuple[int, int, float], now: float) -> None:

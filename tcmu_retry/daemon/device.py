@@ -111,7 +111,7 @@ class Device:
         self,
         lun: Lun,
         config: DeviceConfig,
-        disk: Callable[[bool], Disk],
+        disk: Callable[[bool, int], Disk],
         open_storage: Callable[[], Backend],
         notify: Callable[[Notice], None],
         changed: Callable[[Device], None],
@@ -191,7 +191,8 @@ class Device:
             await offload(self._backend.close)
             raise
         known = self._memory.record if lost else None
-        self._disk = self._make_disk(known.can_discard if known else self._backend.can_discard)
+        shown = known or self._backend  # what INQUIRY and READ CAPACITY say does not change with the weather
+        self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
         self._pump = make_pump(self.name, channel, self._backend, self.lun.block_size, self._disk.sense_reply)
         self._reshape()
         if lost:

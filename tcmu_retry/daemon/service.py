@@ -501,13 +501,14 @@ def _size(config: DeviceConfig) -> int:
         backend.close()
 
 
-def _disk(lun: Lun, config: DeviceConfig, can_discard: bool) -> Disk:
+def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> Disk:
     identity = DiskIdentity(lun.wwn(), lun.name)
     return Disk(
         identity,
         lun.block_size,
         lun.size,
         can_discard=can_discard,
+        physical=physical,
         read_only=config.read_only,
         write_back=config.cache == "writeback",
     )

@@ -89,7 +89,7 @@ class ReferencePump:
         clock: Callable[[], float] = time.monotonic,
         workers: int = WORKERS,
     ) -> None:
-        """sense_reply: how the disk words a condition, called from worker threads. Raises RingError."""
+        """sense_reply: how the disk words a condition, called from worker threads. Raises RingError, OSError."""
         self._name = name
         self._channel = channel
         self._memory = channel.memory
@@ -122,9 +122,12 @@ class ReferencePump:
         for fd in (self._wake, self._told):
             weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name=f"{name}-pump", daemon=True)
-
+        self._prepare()
         for left in self._journal.left if self._journal is not None else ():
             self._take_up(left)
+
+    def _prepare(self) -> None:
+        """What a subclass adds to the constructor."""
 
     def _make_ring(self, memory: memoryview, journal: Journal | None) -> CommandRing:
         return Ring(memory, journal)
@@ -297,10 +300,11 @@ class ReferencePump:
 
     def _scan(self, entries: Iterable[CommandEntry | TaskManagementEntry]) -> None:
         fresh: list[Command] = []
+        now = self._clock()
         for entry in entries:
             if isinstance(entry, CommandEntry):
                 self._serial += 1
-                command = Command(self._serial, entry.id, entry.cdb, entry.iovs, self._clock())
+                command = Command(self._serial, entry.id, entry.cdb, entry.iovs, now)
                 self._open[entry.id] = command
                 fresh.append(command)
             else:

@@ -35,14 +35,19 @@ class Disk:
         size: int,
         *,
         can_discard: bool,
+        physical: int = 0,
         read_only: bool = False,
         rotation_rate: int = 1,
         write_back: bool = False,
     ) -> None:
-        """size: bytes, a multiple of block_size. rotation_rate: 1 non-rotating, 0 unknown, else turns per minute."""
+        """size: bytes, a multiple of block_size. rotation_rate: 1 non-rotating, 0 unknown, else turns per minute.
+
+        physical: bytes of a physical block; what makes no power of two of logical blocks is not told.
+        """
         self._unit = Unit(
-            identity, block_size, _blocks(size, block_size), can_discard, rotation_rate, read_only, write_back
-        )
+            identity, block_size, _blocks(size, block_size), _exponent(physical, block_size), can_discard,
+            rotation_rate, read_only, write_back,
+        )  # fmt: skip
 
     def handle(self, cdb: bytes, data_length: int, data_out: Callable[[], bytes]) -> Request | Reply:
         """What a command comes to. data_length: bytes of its buffers, 0 without; data_out gathers them, if needed."""
@@ -133,3 +138,8 @@ def _blocks(size: int, block_size: int) -> int:
     if size <= 0 or size % block_size:
         raise ValueError(f"a disk of {size} bytes has no whole number of blocks of {block_size} bytes")
     return size // block_size
+
+
+def _exponent(physical: int, block_size: int) -> int:
+    count, rest = divmod(physical, block_size)
+    return 0 if rest or count.bit_count() != 1 else count.bit_length() - 1

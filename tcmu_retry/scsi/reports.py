@@ -19,10 +19,10 @@ def read_capacity_10(unit: Unit, task: Task) -> bytes:
 
 
 def read_capacity_16(unit: Unit, task: Task) -> bytes:
-    """READ CAPACITY (16): no protection, one logical block per physical block; LBPME and LBPRZ where it is thin."""
+    """READ CAPACITY (16): no protection; LBPME and LBPRZ where it is thin."""
     allocation = address(task.cdb)[1]
     provisioning = 0xC000 if unit.can_discard else 0
-    return struct.pack(">QI2xH16x", unit.blocks - 1, unit.block_size, provisioning)[:allocation]
+    return struct.pack(">QIxBH16x", unit.blocks - 1, unit.block_size, unit.exponent, provisioning)[:allocation]
 
 
 def get_lba_status(unit: Unit, task: Task) -> bytes:

@@ -56,6 +56,7 @@ class Unit:
     identity: DiskIdentity
     block_size: int
     blocks: int
+    exponent: int  # 2 to this many logical blocks are a physical one
     can_discard: bool
     rotation_rate: int
     protected: bool  # read-only by configuration

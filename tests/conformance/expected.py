@@ -6,7 +6,6 @@ REMOVABLE = "a fixed disk: the medium cannot be taken out"
 SANITIZE = "left out by design: overwriting behind a LUN cannot promise what SANITIZE promises of the medium"
 RESET = "LIO does not carry out this reset over iSCSI"
 RESIDUAL = "TCMU has no field for a residual of Data-Out; a length that contradicts the CDB is refused, nothing is done"
-PHYSICAL = "for disks with several logical blocks per physical block"
 ATOMIC = "only storage that proves atomicity may offer it; the suite runs on one that does not"
 
 REST = "WSNZ of VPD B0h: no WRITE SAME to the end of the medium, whose length no time-out foresees"
@@ -40,11 +39,6 @@ SKIPS: dict[str, str] = {
         SANITIZE,
     ),
     **dict.fromkeys(["Reserve6.TargetColdReset", "Reserve6.TargetWarmReset"], RESET),
-    **dict.fromkeys(
-        ["CompareAndWrite.InvalidDataOutSize", "WriteSame10.InvalidDataOutSize", "WriteSame16.InvalidDataOutSize",
-         "WriteSame10.UnmapUnaligned", "WriteSame16.UnmapUnaligned"],
-        PHYSICAL,
-    ),
     **dict.fromkeys(["WriteSame10.ZeroBlocks", "WriteSame16.ZeroBlocks"], REST),
     **dict.fromkeys(
         [f"WriteAtomic16.{test}" for test in ("Simple", "BeyondEol", "ZeroBlocks", "WriteProtect", "DpoFua", "VPD")],

@@ -15,6 +15,7 @@ SIZE = 256  # MiB
 FILE = "/run/conformance.img"  # of the peers, in the guest's memory
 TARGET = "/sys/kernel/config/target"
 RUNNER_PACKAGES = ("tcmu-runner", "libtcmu2")
+RUNNER_UNPACKED = "usr/lib/x86_64-linux-gnu"  # of them, the libraries
 
 
 def urls(iqn: str) -> list[str]:
@@ -22,29 +23,39 @@ def urls(iqn: str) -> list[str]:
 
 
 def ours(lab: Lab, name: str, settings: str = "") -> list[str]:
-    """On a dm device of its own. The URLs of its two paths."""
+    """On a dm device of its own with physical blocks of 4096 bytes. The URLs of its two paths."""
     # Registrations with APTPL go to a file of LIO's, whose directory distributions make.
     lab.guest.run("mkdir -p $(cat /sys/kernel/config/target/dbroot)/pr")
     portals = [word for portal in PORTALS for word in ("--portal", portal)]
-    return urls(lab.export(lab.storage(name, SIZE), settings, *portals).iqn)
+    return urls(lab.export(lab.storage(name, SIZE, "/dev/vdb"), settings, *portals).iqn)
 
 
-def fileio(guest: Guest) -> list[str]:
-    """LIO's own backstore, with UNMAP on."""
+def fileio(guest: Guest, size: int = SIZE) -> list[str]:
+    """LIO's own backstore, with UNMAP on. size: MiB."""
     store = f"{TARGET}/core/fileio_9/peer"
     guest.run(
-        f"mkdir -p $(cat {TARGET}/dbroot)/pr; modprobe target_core_file; truncate -s {SIZE}M {FILE} && mkdir -p {store}"
-        f" && echo fd_dev_name={FILE},fd_dev_size={SIZE << 20} > {store}/control"
+        f"mkdir -p $(cat {TARGET}/dbroot)/pr; modprobe target_core_file; truncate -s {size}M {FILE} && mkdir -p {store}"
+        f" && echo fd_dev_name={FILE},fd_dev_size={size << 20} > {store}/control"
         f" && echo 11111111-2222-3333-4444-555555555555 > {store}/wwn/vpd_unit_serial && echo 1 > {store}/enable"
         f" && echo 1 > {store}/attrib/emulate_tpu && echo 1 > {store}/attrib/emulate_tpws"
     )
     return urls(_target(guest, store, "fileio"))
 
 
+def remove_fileio(guest: Guest) -> None:
+    """Whatever is left of it."""
+    target = f"{TARGET}/iscsi/iqn.2026-11.org.example:fileio"
+    guest.run(
+        f"cd {target}/tpgt_1 && echo 0 > enable; rm -f lun/lun_0/link; rmdir lun/lun_0 np/*; cd /;"
+        f" rmdir {target}/tpgt_1 {target} {TARGET}/core/fileio_9/peer {TARGET}/core/fileio_9; rm -f {FILE}",
+        check=False,
+    )
+
+
 def runner(guest: Guest) -> list[str]:
     """tcmu-runner's raw file (its qcow handler). No other handler of TCMU may run in this guest."""
-    directory = _unpacked()
-    library, handlers = directory / "usr/lib/x86_64-linux-gnu", guest.shared / "handlers"
+    directory = unpacked_runner()
+    library, handlers = directory / RUNNER_UNPACKED, guest.shared / "handlers"
     handlers.mkdir()
     shutil.copy(library / "tcmu-runner/handler_qcow.so", handlers)
     guest.run(f"cp {directory}/etc/dbus-1/system.d/tcmu-runner.conf /etc/dbus-1/system.d/; mkdir -p /etc/tcmu")
@@ -78,7 +89,7 @@ def _target(guest: Guest, store: str, name: str) -> str:
     return iqn
 
 
-def _unpacked() -> Path:
+def unpacked_runner() -> Path:
     """Debian's tcmu-runner without installing it, for on this machine it would take the kernel's announcements."""
     directory = ROOT / "build/tcmu-runner"
     if not (directory / "made").exists():

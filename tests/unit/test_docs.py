@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import textwrap
 from pathlib import Path
 
@@ -27,6 +28,11 @@ def test_the_picture_of_an_outage_is_the_table() -> None:
     text = (ROOT / "docs/outage.md").read_text()
     [shown] = re.findall(r"```mermaid\n(.*?)\n```", text, re.DOTALL)
     assert shown == diagram(), f"put this into docs/outage.md:\n{diagram()}"
+
+
+def test_the_page_of_commands_is_the_table_of_opcodes() -> None:
+    page = runpy.run_path(str(ROOT / "docs/opcodes.py"))["page"]()
+    assert (ROOT / "docs/opcodes.md").read_text() == page, "run `make opcodes`"
 
 
 def test_the_readme_names_every_setting_and_fallback() -> None:

@@ -75,19 +75,20 @@ class Guest:
             "-device virtserialport,chardev=agent,name=agent",
         ]
         for index in range(disks):
-            self.add_disk(f"scratch{index}", self.shared / f"disk{index}.raw", DISK_BYTES)
+            physical = 4096 if index == 1 else 512
+            self.add_disk(f"scratch{index}", self.shared / f"disk{index}.raw", DISK_BYTES, physical)
         if forward:
             self.forwarded = free_port()
             self._options.append(f"-netdev user,id=net0,hostfwd=tcp:127.0.0.1:{self.forwarded}-:{forward}")
             self._options.append("-device virtio-net-pci,netdev=net0")
         self.boot()
 
-    def add_disk(self, serial: str, path: Path, size: int) -> None:
-        """Before it boots: a sparse disk."""
+    def add_disk(self, serial: str, path: Path, size: int, physical: int = 512) -> None:
+        """Before it boots: a sparse disk with 512-byte blocks. physical: bytes of a physical block."""
         with path.open("wb") as file:
             file.truncate(size)
         self._options.append(f"-drive file={path},if=none,id={serial},format=raw,cache=unsafe")
-        self._options.append(f"-device virtio-blk-pci,drive={serial},serial={serial}")
+        self._options.append(f"-device virtio-blk-pci,drive={serial},serial={serial},physical_block_size={physical}")
 
     def command(self) -> list[str]:
         """What boots it."""

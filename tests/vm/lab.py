@@ -287,9 +287,9 @@ class Lab:
         answer: dict[str, Any] = json.loads(self.cli("--json", *arguments))
         return answer
 
-    def storage(self, name: str, size: int = 64) -> Storage:
-        """Zeroed."""
-        storage = Storage(self.guest, name, self.taken, size)
+    def storage(self, name: str, size: int = 64, disk: str = "/dev/vda") -> Storage:
+        """Zeroed. /dev/vdb has physical blocks of 4096 bytes."""
+        storage = Storage(self.guest, name, self.taken, size, disk)
         self.taken += size
         if self.taken > 1000:
             raise GuestError("the scratch disk is used up; release storage in the tests")

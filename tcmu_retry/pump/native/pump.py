@@ -18,7 +18,6 @@ import contextlib
 import errno
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -26,11 +25,9 @@ from tcmu_retry.backends.base import Backend, DirectBackend
 from tcmu_retry.pump.base import Closed, Command, Event, Statistics
 from tcmu_retry.pump.native import core
 from tcmu_retry.pump.native.core import Core
-from tcmu_retry.pump.reference import WORKERS, Job, ReferencePump
+from tcmu_retry.pump.reference import Job, ReferencePump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
-from tcmu_retry.scsi.request import Extent, Op, Reply, Request
-from tcmu_retry.scsi.sense import Sense
-from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.scsi.request import Extent, Op, Request
 from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -43,22 +40,12 @@ class NativePump(ReferencePump):
 
     _ring: Core
 
-    def __init__(
-        self,
-        name: str,
-        channel: Channel,
-        backend: Backend,
-        block_size: int,
-        sense_reply: Callable[[Sense], Reply],
-        clock: Callable[[], float] = time.monotonic,
-        workers: int = WORKERS,
-    ) -> None:
-        """As the reference pump. Raises RingError, and OSError where io_uring cannot be had."""
+    def _prepare(self) -> None:
+        """Raises OSError where io_uring cannot be had."""
         self._slots: dict[int, Job] = {}  # taken over, and out
         self._released = threading.Event()
-        super().__init__(name, channel, backend, block_size, sense_reply, clock, workers)
         try:
-            self._ring.prepare(channel.fileno(), channel.bell, self._wake, EXCLUDING)
+            self._ring.prepare(self._channel.fileno(), self._channel.bell, self._wake, EXCLUDING)
         except OSError:
             self._ring.close()
             raise

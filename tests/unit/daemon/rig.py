@@ -138,7 +138,7 @@ class Rig:
         self.device = Device(
             lun,
             DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
-            lambda discards: Disk(
+            lambda discards, _: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
             lambda: self.storage,

@@ -36,7 +36,7 @@ def test_a_drain_after_a_failure_does_not_wait_for_a_gate_that_nobody_asked_to_c
         device = Device(
             Lun("vm1", lambda: "vm1", str(path), SIZE, BLOCK, "uio0", dict, dict),
             DeviceConfig(str(path)),
-            lambda can_discard: Disk(DiskIdentity("vm1", "vm1"), BLOCK, SIZE, can_discard=can_discard),
+            lambda can_discard, _: Disk(DiskIdentity("vm1", "vm1"), BLOCK, SIZE, can_discard=can_discard),
             storage,
             lambda notice: None,
             lambda device: None,

@@ -126,6 +126,14 @@ def test_status_follows_the_copy(lun, good: bool, status: int, copied: int) -> N
     assert lun.good(STATUS, put={2: 7}, count=5, length=64) == expected[:5]
 
 
+def test_the_end_of_one_copy_is_not_another_s(lun) -> None:
+    lun.request(**send(parameters([target()], ONE, list_id=7)))
+    other = lun.request(**send(parameters([target()], [segment(8, 64, 2)], list_id=8)))
+    lun.disk.copied(other, good=True)
+    assert lun.good(STATUS, put={2: 7}, count=64, length=64)[4] == 0
+    assert lun.good(STATUS, put={2: 8}, count=64, length=64)[4] == 1
+
+
 def test_a_copy_without_list_identifier_is_not_remembered(lun) -> None:
     lun.request(**send(parameters([target()], ONE, list_id=0, usage=3)))
     assert lun.refused(STATUS, put={2: 0}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)

@@ -1,5 +1,7 @@
 """The disk as a whole: no bytes may break it, and what it establishes is told once."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -83,6 +85,11 @@ def test_data_out_is_gathered_only_where_it_is_looked_at(lun) -> None:
         pytest.fail("gathered")
 
     assert isinstance(lun.disk.handle(bytes.fromhex("2a 00 00000001 00 0002 00"), 1024, never), Request)
+
+
+def test_a_wwn_that_came_late_is_told(lun) -> None:
+    lun.disk.identity = replace(lun.disk.identity, serial="0f0f")
+    assert lun.good("INQUIRY", flags=1, put={2: 0x80, 4: 64}, length=64) == b"\0\x80\0\x040f0f"
 
 
 def test_unit_attention_is_told_once_and_spares_inquiry(lun) -> None:

@@ -28,11 +28,20 @@ def test_read_capacity_10_of_an_address_is_refused_without_pmi(lun) -> None:
 
 @pytest.mark.parametrize("can_discard", [False, True])
 def test_read_capacity_16(make_lun, can_discard: bool) -> None:
-    """LBPME and LBPRZ only where UNMAP is honoured; no protection, no larger physical blocks."""
+    """LBPME and LBPRZ only where UNMAP is honoured; no protection."""
     lun = make_lun(blocks=1 << 40, can_discard=can_discard)
     data = lun.good("READ CAPACITY (16)", count=32, length=32)
     assert data == bytes.fromhex("000000ffffffffff 00000200 0000") + (b"\xc0\0" if can_discard else b"\0\0") + bytes(16)
     assert lun.good("READ CAPACITY (16)", count=12, length=32) == data[:12]
+
+
+@pytest.mark.parametrize(
+    ("block_size", "physical", "exponent"),
+    [(512, 0, 0), (512, 512, 0), (512, 4096, 3), (4096, 4096, 0), (4096, 512, 0), (512, 1536, 0), (512, 65536, 7)],
+)
+def test_physical_blocks_are_told_as_a_power_of_two(make_lun, block_size: int, physical: int, exponent: int) -> None:
+    lun = make_lun(block_size=block_size, physical=physical)
+    assert lun.good("READ CAPACITY (16)", count=32, length=32)[13] == exponent
 
 
 def test_get_lba_status(lun) -> None:

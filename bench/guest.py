@@ -1,0 +1,283 @@
+"""One guest, all candidates at once: fio through tcm_loop and through iSCSI, in short runs that take turns.
+
+A machine that emulates its guests is slower in one minute than in the next. So nothing here is compared over time: in
+each round every candidate meets the same load once, one right after the other, and the ratio is taken within the
+round. Beside fio's numbers stands what the handler's process cost: CPU and voluntary context switches a command.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from tests.conformance.luns import RUNNER_UNPACKED, unpacked_runner
+from tests.vm.guest import Guest, GuestError
+from tests.vm.guest import kernel as guest_kernel
+from tests.vm.lab import CORE, LOOPBACK, Lab, Lun, Storage, eventually
+
+SIZE = 96  # MiB of a LUN
+TARGET = "/sys/kernel/config/target"
+FILES = "/run/bench"  # an ext4 on a RAM disk
+WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
+FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
+IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
+OURS = (WRITETHROUGH, WRITEBACK, OURS_BRD)
+TICK = 10_000  # µs of /proc/PID/stat's clock
+
+
+@dataclass(frozen=True)
+class Load:
+    """What fio does. size: bytes of a command. luns: so many at once, each with this depth."""
+
+    pattern: str
+    size: int
+    depth: int
+    luns: int = 1
+
+    @property
+    def name(self) -> str:
+        words = {"randread": "random read", "randwrite": "random write", "randrw": "random mixed",
+                 "read": "sequential read", "write": "sequential write"}  # fmt: skip
+        text = f"{self.size >> 10} KiB {words[self.pattern]}, QD {self.depth}"
+        return text if self.luns == 1 else f"{text}, {self.luns} LUNs"
+
+
+GATES = (
+    Load("randread", 4096, 1),
+    Load("randwrite", 4096, 1),
+    Load("randread", 4096, 32),
+    Load("randwrite", 4096, 32),
+    Load("read", 256 << 10, 8),
+    Load("write", 256 << 10, 8),
+)
+FULL = (
+    *(Load(pattern, 4096, depth) for pattern in ("randread", "randwrite", "randrw") for depth in (1, 8, 32, 128)),
+    *(Load(pattern, 256 << 10, depth) for pattern in ("read", "write") for depth in (1, 8)),
+    *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One short run. iops, latency (µs, mean); cpu: µs of the handler a command; switches: voluntary, a command."""
+
+    path: str
+    load: str
+    candidate: str
+    iops: float
+    bandwidth: float  # MiB/s
+    latency: float
+    cpu: float | None = None
+    switches: float | None = None
+    idle: float = 0.0  # of the guest's processors, 0 … 1
+
+
+@dataclass
+class Candidate:
+    """Disks of one kind, by path; `pid` of the process that serves them, `iqn` of the first one's target."""
+
+    name: str
+    pid: int = 0
+    iqn: str = ""
+    disks: dict[str, list[str]] = field(default_factory=dict)
+
+
+class Bench:
+    """The guest with its LUNs."""
+
+    def __init__(self, guest: Guest, luns: int) -> None:
+        self.guest = guest
+        self.lab = Lab(guest)
+        self.luns = luns
+        self._loops = 0
+        self.candidates: dict[str, Candidate] = {}
+
+    def up(self) -> None:
+        """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
+        self.lab.up()
+        room = (3 * self.luns + 1) * SIZE + 128
+        self.guest.run(
+            f"modprobe brd rd_nr={2 + 1} rd_size={max(room, SIZE) << 10} && mkfs.ext4 -q -E nodiscard /dev/ram2 &&"
+            f" mkdir -p {FILES} && mount -o noatime /dev/ram2 {FILES} &&"
+            f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
+            f" dd if=/dev/zero of={FILES}/$f$n bs=1M count={SIZE} status=none; done; done; sync",
+            timeout=300,
+        )
+        modules = "target_core_file target_core_iblock"
+        self.guest.run(f"modprobe -a {modules}; mkdir -p $(cat {TARGET}/dbroot)/pr")
+        self._ours(WRITETHROUGH, "wt", [f"{FILES}/wt{n}" for n in range(self.luns)], "")
+        self._ours(WRITEBACK, "wb", [f"{FILES}/wb{n}" for n in range(self.luns)], "cache=writeback")
+        self._ours(OURS_BRD, "brd", ["/dev/ram0"], "")
+        self._peers()
+
+    def close(self) -> None:
+        self.guest.close()
+
+    # ---- LUNs
+
+    def _ours(self, name: str, prefix: str, paths: list[str], settings: str) -> None:
+        candidate = self.candidates[name] = Candidate(name, self.lab.daemon)
+        for number, path in enumerate(paths):
+            storage = Storage(self.guest, f"{prefix}{number}", 0, SIZE)
+            lun = self.lab.export(storage, settings, "--size", f"{SIZE}M", path=path)
+            candidate.disks.setdefault("tcm_loop", []).append(self._loop(f"{CORE}/user_*/{lun.name}"))
+            candidate.iqn = candidate.iqn or lun.iqn
+
+    def _peers(self) -> None:
+        """LIO's own on the file that tcmu-runner has too, and on a RAM disk; one is idle while another runs."""
+        for number in range(self.luns):
+            path = f"fd_dev_name={FILES}/peer{number},fd_dev_size={SIZE << 20}"
+            for base, name, more in ((0, FILEIO, ""), (50, BUFFERED, ",fd_buffered_io=1")):
+                store = f"{CORE}/fileio_{base + number}/file{base + number}"
+                self._make(store, path + more)
+                self._add(name, store, number)
+        store = f"{CORE}/iblock_0/brd"
+        self._make(store, "udev_path=/dev/ram1")
+        self._add(IBLOCK, store, 0)
+        pid = self._start_runner()
+        for number in range(self.luns):
+            store = f"{CORE}/user_{90 + number}/runner{number}"
+            path = f"dev_config=qcow/{FILES}/peer{number},dev_size={SIZE << 20},cmd_time_out=0"
+            self._make(store, path)
+            self._add(RUNNER, store, number, pid)
+
+    def _make(self, store: str, control: str) -> None:
+        self.guest.run(
+            f"mkdir -p {store} && echo {control} > {store}/control && echo 1 > {store}/enable &&"
+            f" cat /proc/sys/kernel/random/uuid > {store}/wwn/vpd_unit_serial"
+        )
+
+    def _add(self, name: str, store: str, number: int, pid: int = 0) -> None:
+        candidate = self.candidates.setdefault(name, Candidate(name, pid))
+        candidate.disks.setdefault("tcm_loop", []).append(self._loop(store))
+        candidate.iqn = candidate.iqn or self._target(store)
+
+    def _loop(self, store: str) -> str:
+        number, self._loops = self._loops, self._loops + 1
+        group = f"{LOOPBACK}/naa.5001405{number:09x}/tpgt_1"
+        self.guest.run(
+            f"mkdir -p {group} && echo naa.60014059{number:08x} > {group}/nexus && mkdir {group}/lun/lun_0 &&"
+            f" ln -s {store} {group}/lun/lun_0/lun"
+        )
+        find = f"ls /sys/bus/scsi/devices/$(cat {group}/address):0/block"
+        return self._quiet(str(eventually(lambda: self.guest.look(find), 30, f"a disk of {store}")))
+
+    def _target(self, store: str) -> str:
+        iqn = f"iqn.2026-11.org.example:{store.rpartition('/')[2]}"
+        group = f"{TARGET}/iscsi/{iqn}/tpgt_1"
+        attributes = "authentication=0 generate_node_acls=1 cache_dynamic_acls=1 demo_mode_write_protect=0"
+        attributes += " default_cmdsn_depth=128"
+        self.guest.run(
+            f"mkdir -p {group}/lun/lun_0 && ln -s {store} {group}/lun/lun_0/link &&"
+            f" for a in {attributes}; do echo ${{a#*=}} > {group}/attrib/${{a%=*}}; done;"
+            f" mkdir -p {group}/np/0.0.0.0:3260 && echo 1 > {group}/enable"
+        )
+        return iqn
+
+    def _login(self, iqn: str) -> str:
+        storage = Storage(self.guest, iqn, 0, SIZE)
+        return self._quiet(Lun(self.lab, iqn, storage, iqn).login().removeprefix("/dev/"))
+
+    def _quiet(self, disk: str) -> str:
+        """The target is measured, not the initiator's I/O scheduler."""
+        self.guest.run(f"echo none > /sys/block/{disk}/queue/scheduler")
+        return disk
+
+    def _start_runner(self) -> int:
+        """Debian's, with its raw files (the qcow handler), on a bus of its own: on the system bus its name is ours.
+
+        It is started when all LUNs of ours are there, for it refuses those of others.
+        """
+        library = unpacked_runner() / RUNNER_UNPACKED
+        handlers, bus = "/run/handlers", "unix:path=/run/runner.bus"
+        self.guest.run(
+            f"mkdir -p {handlers} /etc/tcmu && cp {library}/tcmu-runner/handler_qcow.so {handlers} &&"
+            f" cp {unpacked_runner()}/etc/tcmu/tcmu.conf /etc/tcmu/ &&"
+            f" dbus-daemon --session --address={bus} --fork"
+        )
+        pid = self.guest.start(
+            f"exec {unpacked_runner()}/usr/bin/tcmu-runner --handler-path {handlers}", "tcmu-runner.log",
+            LD_LIBRARY_PATH=str(library), DBUS_SYSTEM_BUS_ADDRESS=bus,
+        )  # fmt: skip
+        names = f"dbus-send --bus={bus} --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.ListNames"
+        eventually(lambda: "org.kernel.TCMUService1" in self.guest.look(names), 60, "tcmu-runner on its bus")
+        return pid
+
+    # ---- measuring
+
+    def run(self, path: str, load: Load, candidate: Candidate, seconds: float) -> Sample:
+        disks = candidate.disks[path][: load.luns]
+        jobs = " ".join(f"--name=j{n} --filename=/dev/{disk}" for n, disk in enumerate(disks))
+        look = "head -n 1 /proc/stat"
+        if candidate.pid:
+            look += f"; cat /proc/{candidate.pid}/stat; cat /proc/{candidate.pid}/task/*/status | grep ^voluntary"
+        mixed = " --rwmixread=70" if load.pattern == "randrw" else ""
+        fio = (
+            f"fio --direct=1 --ioengine=libaio --rw={load.pattern}{mixed} --bs={load.size} --iodepth={load.depth}"
+            f" --time_based --runtime={seconds:g} --norandommap --group_reporting --output-format=json {jobs}"
+        )
+        out = self.guest.run(f"{look}; echo ----; {fio}; echo ----; {look}", timeout=seconds + 120).out
+        before, told, after = out.split("----\n")
+        job = json.loads(told[told.index("{") :])["jobs"][0]
+        if job["error"]:
+            raise GuestError(f"fio on {candidate.name}, {load.name}: {told}")
+        done = sum(job[side]["total_ios"] for side in ("read", "write"))
+        iops = sum(job[side]["iops"] for side in ("read", "write"))
+        latency = max(job[side]["clat_ns"]["mean"] for side in ("read", "write")) / 1000
+        first, last = _counters(before), _counters(after)
+        spent = [b - a for a, b in zip(first, last, strict=True)]
+        cost = (spent[2] * TICK / done, spent[3] / done) if candidate.pid else (None, None)
+        return Sample(path, load.name, candidate.name, iops, iops * load.size / (1 << 20), latency, *cost,
+                      spent[1] / max(spent[0], 1))  # fmt: skip
+
+    def rounds(self, plan: dict[str, tuple[Load, ...]], rounds: int, seconds: float) -> Iterator[Sample]:
+        for _ in range(rounds):
+            for path, loads in plan.items():
+                for load in loads:
+                    for candidate in self.candidates.values():
+                        if path == "iSCSI" and path not in candidate.disks:
+                            candidate.disks[path] = [self._login(candidate.iqn)]
+                        if len(candidate.disks.get(path, ())) >= load.luns:
+                            yield self.run(path, load, candidate, seconds)
+
+
+def _counters(text: str) -> tuple[int, int, int, int]:
+    """Ticks of the guest: all, idle; of the handler's process; its threads' voluntary switches."""
+    lines = text.splitlines()
+    processors = list(map(int, lines[0].split()[1:]))
+    ticks = switches = 0
+    if len(lines) > 1:
+        fields = lines[1].rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        switches = sum(int(line.split()[1]) for line in lines[2:])
+    return sum(processors), processors[3], ticks, switches
+
+
+def measure(full: bool, rounds: int, seconds: float, kept: Path) -> dict[str, object]:
+    """Everything of one guest, as JSON takes it."""
+    guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
+    bench = Bench(guest, 16 if full else 1)
+    try:
+        bench.up()
+        samples: list[dict[str, object]] = []
+        for sample in bench.rounds({"tcm_loop": FULL if full else GATES, "iSCSI": GATES}, rounds, seconds):
+            samples.append(asdict(sample))
+            kept.write_text(json.dumps(samples))  # what is measured stays if the guest does not
+            print(f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}", file=sys.stderr, flush=True)
+        runner = subprocess.check_output(
+            ["dpkg-deb", "-f", next(unpacked_runner().glob("tcmu-runner_*.deb")), "Version"], text=True
+        ).strip()
+        return {
+            "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
+            "runner": runner,
+            "fio": guest.look("fio --version"),
+            "rounds": rounds,
+            "seconds": seconds,
+            "samples": samples,
+        }
+    finally:
+        bench.close()

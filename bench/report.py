@@ -1,0 +1,185 @@
+"""docs/performance.md and its picture, from what was measured: no number in the page is written by hand."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+from bench.guest import BUFFERED, FILEIO, GATES, IBLOCK, OURS_BRD, RUNNER, WRITEBACK, WRITETHROUGH
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+Rows = dict[tuple[str, str], dict[str, list[dict[str, Any]]]]
+ORDER = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
+
+
+def rows(samples: Iterable[Mapping[str, Any]]) -> Rows:
+    """By path and load, then by candidate, in the order of the rounds."""
+    found: Rows = {}
+    for sample in samples:
+        found.setdefault((sample["path"], sample["load"]), {}).setdefault(sample["candidate"], []).append(dict(sample))
+    return found
+
+
+def ratio(row: Mapping[str, list[dict[str, Any]]], one: str, other: str) -> float | None:
+    """The median over the rounds of the ratio within a round."""
+    pairs = list(zip(row.get(one, ()), row.get(other, ()), strict=False))
+    return statistics.median(a["iops"] / b["iops"] for a, b in pairs) if pairs else None
+
+
+def gate(load: str) -> tuple[float, float]:
+    """Gate and goal against tcmu-runner."""
+    if "sequential" in load:
+        return 1.5, 2.0
+    return 1.2, 1.5 if "QD 32" in load else 2.0
+
+
+def guest(told: Mapping[str, Any]) -> list[str]:
+    table = rows(told["samples"])
+    gated = {load.name for load in GATES}
+    lines = [
+        "## In a guest",
+        "",
+        f"Linux {told['kernel']}, 2 processors, emulated where the machine has no hardware virtualisation.",
+        f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
+        f"{told['fio']}. {told['rounds']} rounds, {told['seconds']:g} s a run; in a round the candidates take",
+        "turns under each load, and a ratio is the median of the ratios within the rounds.",
+        "fio: libaio, direct, initiator's I/O scheduler `none`. Files lie on ext4 over a RAM disk (brd).",
+        "",
+        "| candidate | storage | what is acknowledged |",
+        "|---|---|---|",
+        f"| {WRITETHROUGH} | file, O_DIRECT, RWF_DSYNC | durable |",
+        f"| {WRITEBACK} | file, O_DIRECT, replay log | volatile until a flush |",
+        f"| {RUNNER} | file, page cache | volatile until a flush |",
+        f"| {FILEIO} | file, O_DSYNC | durable |",
+        f"| {BUFFERED} | file, page cache | volatile until a flush |",
+        f"| {OURS_BRD} | a RAM disk, O_DIRECT, RWF_DSYNC | durable |",
+        f"| {IBLOCK} | a RAM disk | durable |",
+        "",
+        "Ratios of IOPS. **Bold**: the gate against tcmu-runner is met (1.2; sequential 1.5).",
+        "",
+        "| path | load | writethrough / tcmu-runner | writeback / tcmu-runner | goal | writethrough / fileio O_DSYNC "
+        "| writeback / fileio buffered | brd: ours / iblock |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for (path, load), row in table.items():
+        least, goal = gate(load)
+        cells = []
+        for ours in (WRITETHROUGH, WRITEBACK):
+            value = ratio(row, ours, RUNNER)
+            met = value is not None and load in gated and value >= least
+            cells.append("" if value is None else f"**{value:.2f}**" if met else f"{value:.2f}")
+        cells.append(f"{goal:g}")
+        for one, other in ((WRITETHROUGH, FILEIO), (WRITEBACK, BUFFERED), (OURS_BRD, IBLOCK)):
+            value = ratio(row, one, other)
+            cells.append("" if value is None else f"{value:.2f}")
+        lines.append(f"| {path} | {load} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "![ratios](performance.svg)",
+        "",
+        "What bounds a row is in what the handler's process cost: CPU (µs) and voluntary context switches a command,",
+        "and the share of the guest's processors that stood idle. Medians; the IOPS of every round stand behind them.",
+        "",
+        "| path | load | candidate | µs CPU | switches | idle | latency µs | IOPS of each round |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (path, load), row in table.items():
+        for name in ORDER:
+            if name in row:
+                lines.append(f"| {path} | {load} | {name} | " + " | ".join(_cost(row[name])) + " |")
+    return lines
+
+
+def _cost(samples: list[dict[str, Any]]) -> list[str]:
+    def median(key: str, form: str) -> str:
+        values = [sample[key] for sample in samples if sample[key] is not None]
+        return format(statistics.median(values), form) if values else ""
+
+    return [
+        median("cpu", ".0f"), median("switches", ".2f"), median("idle", ".0%"), median("latency", ".0f"),
+        ", ".join(f"{sample['iops']:.0f}" for sample in samples),
+    ]  # fmt: skip
+
+
+def outside(results: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## CPU a command, outside a guest",
+        "",
+        "A C program keeps a ring full (bench/kernel.c); the handler reads and writes a file with O_DIRECT. CPU of all",
+        "the handler's threads, the kernel's work for it included; of three runs the least, for noise only adds.",
+        "Gate: 1.3 times the minimal C handler (bench/minimal.c).",
+        "",
+        "| load | handler | µs a command | of which in user mode | times minimal | IOPS |",
+        "|---|---|---|---|---|---|",
+    ]
+    least = {one["load"]: one["cpu"] for one in results if one["handler"] == "minimal"}
+    lines += [
+        f"| {one['load']} | {one['handler']} | {one['cpu']:.2f} | {one['user']:.2f} |"
+        f" {one['cpu'] / least[one['load']]:.2f} | {one['iops']:.0f} |"
+        for one in results
+    ]
+    lines += [
+        "",
+        "Python instructions for each command that succeeds: 0, counted in tests/unit/pump/test_native.py",
+        "(`test_no_python_runs_for_a_command_that_succeeds`).",
+    ]
+    return lines
+
+
+def held(found: Mapping[str, float]) -> list[str]:
+    return [
+        "## 10,000 held commands",
+        "",
+        "A device over a simulated ring, a write of 4 KiB to each block; storage that fails, then works (held.py).",
+        "",
+        "| | measured | gate |",
+        "|---|---|---|",
+        f"| Python memory a held command, without CDB and iovs | {found['bytes']:.0f} B | 1024 B |",
+        f"| CPU while nothing is due | {found['idle']:.3%} | 1 % |",
+        f"| from the end of the successful probe to the first command out | {found['first'] * 1000:.1f} ms | 50 ms |",
+        f"| CPU of the whole process in that time, the simulator's included | {found['first_cpu'] * 1000:.1f} ms | |",
+        f"| to the last of them | {found['last']:.2f} s | |",
+        f"| from the first write to the last one held | {found['arrival']:.1f} s | |",
+    ]
+
+
+def luns(found: list[dict[str, float]]) -> list[str]:
+    lines = [
+        "## LUNs that nobody uses",
+        "",
+        "The daemon over simulated rings (bench/luns.py): private memory a LUN, the simulator's own included, and the",
+        "CPU of the whole process.",
+        "",
+        "| LUNs | memory a LUN | CPU, all | CPU a LUN |",
+        "|---|---|---|---|",
+    ]
+    lines += [
+        f"| {one['luns']} | {one['bytes'] / 1024:.0f} KiB | {one['idle']:.2%} | {one['idle'] / one['luns']:.4%} |"
+        for one in found
+    ]
+    return lines
+
+
+def picture(samples: Iterable[Mapping[str, Any]], path: Path) -> None:
+    """Ours over tcmu-runner, a bar a load, with the gates."""
+    table = {key: row for key, row in rows(samples).items() if RUNNER in row}
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.45 * len(table)))
+    for place, ((_, load), row) in enumerate(table.items()):
+        for shift, (name, colour) in enumerate(((WRITETHROUGH, "#33658a"), (WRITEBACK, "#86bbd8"))):
+            value = ratio(row, name, RUNNER) or 0.0
+            axes.barh(place + 0.36 * shift, value, 0.34, color=colour, label=name if not place else None)
+        least, _ = gate(load)
+        axes.plot([least, least], [place - 0.2, place + 0.56], color="#b00020", label=None if place else "gate")
+    axes.set_yticks([place + 0.18 for place in range(len(table))], [f"{path}: {load}" for path, load in table])
+    axes.invert_yaxis()
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("IOPS, times tcmu-runner's in the same round")
+    axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
