@@ -208,6 +208,7 @@ class Lab:
 
     guest: Guest
     daemon: int = 0
+    pump: str = ""  # that a daemon must take
     taken: int = 1  # MiB of the scratch disk
     luns: list[Lun] = field(default_factory=list)
     stores: list[Storage] = field(default_factory=list)
@@ -227,7 +228,7 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TCMU_RETRY_PUMP": self.pump}
 
     def start_daemon(self) -> None:
         self.runs += 1
