@@ -80,6 +80,6 @@ def session_links(depths: Mapping[str, int]) -> list[Link]:
 
 
 def initiator_link(profile: Profile) -> Link:
-    """What the initiator tolerates."""
+    """How long the initiator waits for a held command, and what ends that."""
     value = "for ever" if profile.silence == FOR_EVER else format_duration(profile.silence)
-    return Link("initiator", f"{profile.name}: waits for a held command", value, profile.silence)
+    return Link("initiator", f"{profile.name}: {profile.because}", value, profile.silence)

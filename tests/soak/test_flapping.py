@@ -31,16 +31,16 @@ def test_200_cycles(lab: Lab, record: Record, cache: str) -> None:
     early = used(lab)
     away = 0.0
     for cycle in range(CYCLES):
-        time.sleep(chance.uniform(0.2, 3))
+        time.sleep(chance.uniform(0.2, 1.5))
         assert lab.ended("fio.log") is None, lab.log("fio.log")[-3000:]
         began = time.monotonic()
         if chance.random() < 0.2:
             lun.storage.hang()
-            time.sleep(chance.uniform(0.1, 3))
+            time.sleep(chance.uniform(0.1, 1.5))
             lun.storage.go_on()
         else:
             lun.storage.fail()
-            time.sleep(chance.uniform(0.1, 3))
+            time.sleep(chance.uniform(0.1, 1.5))
             lun.storage.back()
         away += time.monotonic() - began
         if cycle == CYCLES // 10:

@@ -98,7 +98,7 @@ def test_without_the_replay_log_the_first_write_is_missing(lab: Lab, server: Ser
     lab.stop_daemon()
     lab.runs += 1
     lab.daemon = lab.guest.start([sys.executable, "-c", FORGETFUL, "--debug"], "forgetful.log", **lab.environment)
-    eventually(lambda: not lab.call("device", "list").code, 120, "tcmu-retryd on the bus")
+    lab.wait_daemon()
     try:
         early, _ = story(lab, server)
     finally:
@@ -106,6 +106,6 @@ def test_without_the_replay_log_the_first_write_is_missing(lab: Lab, server: Ser
         lab.call("unexport", "nbd")
         lab.stop_daemon()
         lab.start_daemon()
-        eventually(lambda: not lab.call("device", "list").code, 120, "tcmu-retryd on the bus")
+        lab.wait_daemon()
     assert early == b""
     record(after_the_flush="the write before the server's death is missing")

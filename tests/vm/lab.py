@@ -19,6 +19,7 @@ SECTOR = 512
 CORE = "/sys/kernel/config/target/core"
 LOOPBACK = "/sys/kernel/config/target/loopback"
 OTHER = "iqn.2026-11.org.example:other"
+START = 300  # s: Python starts slowly in an emulator, and more so beside another
 
 
 def eventually(look: Callable[[], object], seconds: float, what: str) -> Any:
@@ -223,8 +224,8 @@ class Lab:
         )
         guest.start([sys.executable, f"{ROOT}/tests/vm/warm.py", WARM], "warm.log", **self.environment)
         self.start_daemon()
-        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=180)
-        eventually(lambda: not self.call("device", "list").code, 120, "tcmu-retryd on the bus")
+        guest.run(f"until [ -e {WARM}.ready ]; do sleep 0.2; done", timeout=START)
+        self.wait_daemon()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -237,6 +238,9 @@ class Lab:
             f"retryd-{self.runs}.log",
             **self.environment,
         )
+
+    def wait_daemon(self) -> None:
+        eventually(lambda: not self.call("device", "list").code, START, "tcmu-retryd on the bus")
 
     def stop_daemon(self) -> float:
         """Seconds from SIGTERM to the end of the process."""

@@ -38,7 +38,7 @@ def test_the_daemon_stops_and_a_new_one_goes_on(lab: Lab, how: str) -> None:
         mend(lun, how)
     finally:
         lab.start_daemon()
-        eventually(lambda: not lab.call("device", "list").code, 60, "tcmu-retryd on the bus")
+        lab.wait_daemon()
     assert lab.wait_end("leave.log", 60) == 0
     assert lun.storage.read(7, 1).startswith(b"leave")
 

@@ -41,8 +41,10 @@ def test_busy_is_counted_from_the_first_submission() -> None:
     assert not policy_links(policy, parse_profile("300s", "initiator"))[1].wrong  # nobody knows of BUSY there
 
 
-def test_an_initiator_that_waits_for_ever_is_said_so() -> None:
-    assert initiator_link(PROFILES["linux"]).value == "6m"
+def test_the_initiator_s_link_says_how_long_it_waits_and_what_ends_that() -> None:
+    plain = initiator_link(PROFILES["linux"])
+    assert (plain.value, plain.lasts) == ("6m", 360)
+    assert plain.setting.startswith("linux: sd gives up after six tries of 60 s or 90 s")
     assert initiator_link(PROFILES["linux-tuned"]).value == "for ever"
 
 
