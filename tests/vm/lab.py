@@ -196,6 +196,11 @@ class Lun:
         held: list[dict[str, Any]] = self.lab.json("queue", "list", self.name)["held"]
         return held
 
+    def wait_served(self) -> None:
+        """By a new daemon: it is on the bus a moment before it has taken up the LUNs that it found."""
+        self.lab.wait_daemon()
+        eventually(lambda: not self.lab.call("device", "show", self.name).code, 60, f"{self.name} served again")
+
     def wait_held(self, count: int = 1, seconds: float = 15) -> None:
         eventually(lambda: self.status()["held"] >= count, seconds, f"{count} commands held by {self.name}")
 

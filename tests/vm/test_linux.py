@@ -141,7 +141,6 @@ def test_names_are_unique_the_same_on_both_portals_and_after_a_restart(lab: Lab)
     run(f"iscsiadm -m node -T {twice.iqn} --logout")
     lab.stop_daemon()
     lab.start_daemon()
-    eventually(lambda: not lab.call("device", "list").code, 180, "tcmu-retryd on the bus")
-    eventually(lambda: "twice" in lab.cli("device", "list"), 60, "the LUN served by the new daemon")
+    twice.wait_served()
     again, also = (names(lab, disk) for disk in disks(twice, PORTS[0], 2))
     assert again == also == first

@@ -112,7 +112,7 @@ def test_a_lun_is_saved_and_restored_with_its_data_even_before_its_storage_is_th
     assert lab.wait_end("kept.log", 20) == 0
     lab.stop_daemon()
     lab.start_daemon()
-    lab.wait_daemon()
+    made.wait_served()
     eventually(lambda: made.state() == "online", 20, "the LUN served by the new daemon")
     lab.guest.run(f"iscsiadm -m node -T {IQN} --logout")
     assert "tc" in targetcli(lab, f"ls {NODE}", "clearconfig confirm=True")
