@@ -2,7 +2,8 @@
 
 The kernel waits, unkillably and without a limit, for the answer to an announcement; every way through `_answered`
 ends in a reply. Whoever made the kernel announce something holds locks of LIO's tree in configfs meanwhile: the main
-loop never touches the tree, and nobody touches a LUN's whose removal was announced.
+loop writes nothing to the tree and reads there only the serial number of a LUN that is being made or is exported, which
+nobody can be removing; and nobody touches a LUN's directory once its removal was announced.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tcmu_retry.daemon.recorder import Recorder
 from tcmu_retry.daemon.records import Memory, Records
 from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
+from tcmu_retry.daemon.unfreeze import end_waits
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.base import Channel
@@ -79,7 +81,7 @@ class Service:
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
         self._netlink.start(self._announced, self._look_for_devices)
-        await offload(_end_old_waits)
+        await offload(end_waits)
         self._uevents.start()
         self._netlink.set_features(reply=True)
         self._look_for_devices()
@@ -466,16 +468,6 @@ class Service:
     def _say(self, notice: Notice) -> None:
         journal.write(log, notice)
         self._tell(3, notice)
-
-
-def _end_old_waits() -> None:
-    """Blocking. Who waits for the answer of a daemon that died would wait for ever: nobody is told of it again."""
-    if rival.find():
-        return
-    try:
-        configfs.reset_netlink()
-    except OSError as error:
-        log.warning("who waits in the kernel for an earlier daemon's answer goes on waiting: %s", error)
 
 
 def _open(config: DeviceConfig) -> Backend:

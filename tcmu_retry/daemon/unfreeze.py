@@ -17,15 +17,24 @@ from tcmu_retry.tcmu.uio import UioChannel, scan
 log = logging.getLogger(__name__)
 
 
+def end_waits() -> bool:
+    """Whoever waits for an announcement's answer gets an error, unless another handler may answer. Blocking.
+
+    The kernel announces nothing twice: who waits for a daemon that died would wait for ever. False if it could not be.
+    """
+    if rival.find():
+        return True
+    try:
+        configfs.reset_netlink()
+    except OSError as error:
+        log.error("waiting announcements cannot be ended: %s", error)
+        return False
+    return True
+
+
 def unfreeze() -> int:
     """Every LUN that nobody serves; whoever waits for an announcement's answer gets an error. Exit status."""
-    failed = 0
-    if not rival.find():
-        try:
-            configfs.reset_netlink()
-        except OSError as error:
-            log.error("waiting announcements cannot be ended: %s", error)
-            failed = 1
+    failed = 0 if end_waits() else 1
     for device in scan(SUBTYPE):
         try:
             # The kernel lets one process open it: while we have it no daemon takes it, and one that has it is not hurt.

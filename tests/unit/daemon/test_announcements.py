@@ -156,7 +156,7 @@ def test_a_lun_that_goes_is_not_taken_up_again_while_the_kernel_still_shows_it(w
     asyncio.run(story())
 
 
-def test_nothing_of_the_main_loop_waits_for_the_tree(world: World) -> None:
+def test_the_main_loop_writes_nothing_to_the_tree(world: World) -> None:
     """LIO's tree has locks that others may hold while they wait for us."""
 
     async def story() -> None:
