@@ -61,7 +61,7 @@ class Commands:
         reopen: Callable[[], None],
         acted: Callable[[], None],
     ) -> None:
-        """emit: tells of an event. reopen: begins to open the storage anew. acted: called after each change of state."""
+        """emit: tells of an event. reopen: begins to open the storage anew. acted: called after each change."""
         self._loop = asyncio.get_running_loop()
         self._lun = lun
         self._pump = pump
