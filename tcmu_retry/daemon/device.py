@@ -320,11 +320,15 @@ class Device:
     def _chain(self) -> list[Link]:
         """Blocking."""
         profile = self.config.initiator
+        windows: dict[str, tuple[int, int | None]] = {}
+        for name, window in self.lun.windows().items():
+            opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
+            windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
             *storage_links(self.config.path),
             *policy_links(self.policy, profile),
             *kernel_links(self.lun.attributes(), ATTRIBUTES),
-            *session_links(self.lun.windows()),
+            *session_links(windows),
             initiator_link(profile),
         ]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tcmu_retry.tcmu.configfs import Window
+
 
 @dataclass(frozen=True, slots=True)
 class Lun:
@@ -17,5 +19,5 @@ class Lun:
     block_size: int
     uio: str  # "uio0"
     attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
-    windows: Callable[[], Mapping[str, int]]  # command windows, by initiator
+    windows: Callable[[], Mapping[str, Window]]  # by initiator
     write_cache: bool = False  # what the kernel takes it for
