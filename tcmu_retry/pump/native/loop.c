@@ -24,6 +24,9 @@
  * by its own record: a look that found nothing lets the next sleep come without one, and each further one twice as
  * many, so that an idle LUN, or one on slow storage, costs nothing.
  *
+ * A turn starts no more than TURN bytes. The kernel copies data when the doorbell rings, and storage that answers at once
+ * copies when I/O starts, both in this thread: a large batch would leave the initiator waiting for its last command.
+ *
  * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
  * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
  * storage's file: a registered file, and with it the storage's lock, stays open behind a close.
@@ -39,7 +42,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IOVS_AT_ONCE = 1024 };
+enum { IOVS_AT_ONCE = 1024, TURN = 256 << 10 };
 static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
 static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
 enum { VAIN_MOST = 1024 };
@@ -173,12 +176,13 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     return true;
 }
 
-/* 0: everything there is was started, or there is no room in io_uring just now. */
+/* 0: what there is was started: all of it, or what one turn takes, or what io_uring has room for just now. */
 static int scan(struct loop *loop)
 {
     struct ring *ring = &loop->ring;
     struct ring_entry entry;
     uint32_t head, at;
+    uint64_t bytes = 0;
     double now;
 
     if (!ring_unfetched(ring))
@@ -194,13 +198,14 @@ static int scan(struct loop *loop)
             return LOOP_BATCH;
     }
     now = (double)now_ns() / 1e9;
-    while (ring->next != head) {
+    while (ring->next != head && bytes < TURN) {
         ring_look(ring, ring->next, &entry);
         if (entry.op == OP_CMD) {
             if (!io_uring_sq_space_left(&loop->uring))
                 return 0;
             if (!start(loop, &entry, now))
                 return LOOP_ENTRY;
+            bytes += entry.data_length;
         } else if (entry.op != OP_PAD) {
             ring_refuse(ring, ring->next);
         }
@@ -363,7 +368,7 @@ static int sleep_on(struct loop *loop)
 
     atomic_store(&loop->asleep, 1);
     atomic_thread_fence(memory_order_seq_cst); /* before the last look, or each of two would miss the other */
-    if (pending(loop)) {
+    if (pending(loop) || io_uring_sq_space_left(&loop->uring) < 2) { /* 2: without the two polls nobody could wake us */
         result = io_uring_submit_and_get_events(&loop->uring);
     } else {
         arm(loop, loop->uio, UIO, &loop->uio_armed);
