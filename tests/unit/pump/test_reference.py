@@ -619,14 +619,14 @@ def test_an_answer_that_is_not_good_carries_no_foreign_data(rig, reply, cdb):
 
 
 @pytest.mark.parametrize("error", [0, errno.EIO], ids=["good", "failed"])
-@pytest.mark.parametrize("request_", [Request(Op.FLUSH), Request(Op.VERIFY, (Extent(0, BLOCK),))], ids=["flush", "verify"])
-def test_a_command_without_data_fills_a_buffer_that_came_with_it_with_zeros(rig, request_, error):
+@pytest.mark.parametrize("asked", [Request(Op.FLUSH), Request(Op.VERIFY, (Extent(0, BLOCK),))], ids=["flush", "verify"])
+def test_a_command_without_data_fills_a_buffer_that_came_with_it_with_zeros(rig, asked, error):
     """Nothing keeps an initiator from asking for Data-In where its command has none."""
     secret(rig)
     rig.storage.errors |= {("flush", 0): error, ("read", 0): error}
     command = rig.kernel.submit(INQUIRY, data_in=BLOCK)
     arrived = rig.next(Arrived).command
-    arrived.request = request_
+    arrived.request = asked
     rig.pump.dispatch(arrived)
     assert rig.next(Finished).error == error
     if error:
