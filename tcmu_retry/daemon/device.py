@@ -47,6 +47,7 @@ from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.tuning import Tuning
+from tcmu_retry.daemon.windows import LOOK_SECONDS
 from tcmu_retry.pump.base import (
     Arrived,
     Broken,
@@ -145,6 +146,7 @@ class Device:
         self._hung_since: float | None = None
         self._closings = 0  # of the gate, that the pump has not confirmed yet
         self._withdrawn = False
+        self._aborted = False  # commands, since this was last asked
         self._refused = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
         self._disk: Disk
@@ -421,6 +423,7 @@ class Device:
             case TaskManagement(kind, commands, running):
                 log.debug("LUN %s: task management %d names %d commands", self.name, kind, len(commands))
                 named = [command.serial for command in commands if not command.answered]
+                self._aborted = True
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
@@ -665,6 +668,21 @@ class Device:
         for link in policy_links(self.policy, self.config.initiator):
             if link.wrong:
                 self._emit(events.PROMISES_TOO_MUCH, None, {"reason": link.wrong})
+
+    def take_aborted(self) -> bool:
+        """Whether commands were aborted since this was last asked."""
+        aborted, self._aborted = self._aborted, False
+        return aborted
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open that was open at the last look at the windows."""
+        since = time.monotonic() - LOOK_SECONDS
+        known = self._engine.held_count or self._engine.in_flight
+        return not known and all(began > since for _, began in self._pump.running())
+
+    def window_closed(self, initiator: str) -> None:
+        self._emit(events.WINDOW_CLOSED, None, {"initiator": initiator})
 
     def kick(self, serials: Sequence[int] = ()) -> int:
         return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))

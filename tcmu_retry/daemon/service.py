@@ -38,6 +38,7 @@ from tcmu_retry.daemon.records import Memory, Records
 from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.daemon.unfreeze import end_waits
+from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.base import Channel
@@ -86,6 +87,7 @@ class Service:
         self._netlink.set_features(reply=True)
         self._look_for_devices()
         self._spawn(watch_portals(self._open_luns, self._login_waits))
+        self._spawn(watch_windows(self._aborted_luns, self._settled, self._window_closed))
 
     def _look_for_devices(self) -> None:
         for device in scan(SUBTYPE):
@@ -333,6 +335,15 @@ class Service:
 
     def _login_waits(self, name: str, portal: str) -> None:
         self._find(name).login_waits(portal)
+
+    def _aborted_luns(self) -> Mapping[str, Path]:
+        return {device.name: self._places[uio] for uio, device in self._devices.items() if device.take_aborted()}
+
+    def _settled(self, name: str) -> bool:
+        return any(device.settled for device in self._devices.values() if device.name == name)
+
+    def _window_closed(self, name: str, initiator: str) -> None:
+        self._find(name).window_closed(initiator)
 
     def pulses(self) -> dict[str, float]:
         """When each LUN's pump last turned."""
