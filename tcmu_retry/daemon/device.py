@@ -426,7 +426,8 @@ class Device:
                 return self._engine.probed(direction, error, now)
             case Closed(running, asked):
                 self._closings -= asked
-                return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
+                # Release before the turn that may open the gate: what is answered while it runs needs its fence.
+                return self._closed(running, now) + self._release_waiting(now) + self._engine.tick(now)
             case Broken(message):
                 log.error("%s", message)
                 return []

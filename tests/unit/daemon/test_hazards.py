@@ -278,6 +278,29 @@ def test_what_a_preempted_initiator_has_running_cannot_land_over_the_new_owners_
     run(story)
 
 
+def test_what_was_released_while_it_ran_cannot_land_over_what_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write hangs in the storage, and nothing is held    release: BUSY, its buffer kept, its range fenced
+    the initiator sends it again, with newer data: it waits    the old I/O returns    the newer data stands
+    """
+    monkeypatch.setattr(keeper, "ABORT_GRACE", 0.0)
+
+    async def story(rig: Rig) -> None:
+        let_go = rig.storage.hang["write"] = threading.Event()
+        old = rig.write(4, NEW)
+        await until(lambda: "write" in rig.storage.calls, "the old write")
+        rig.device.release()
+        assert await rig.answer(old) == "BUSY"
+        assert len(rig.kernel.kept_ids) == 1
+        again = rig.write(4, NEWER)
+        await rig.held(1)
+        assert rig.storage.calls.count("write") == 1
+        let_go.set()
+        assert await rig.answer(again) == "GOOD"
+        assert rig.storage.at(4) == NEWER
+
+    run(story)
+
+
 def test_a_conflict_that_the_storage_itself_reports_is_passed_on() -> None:
     """EBADE, the block layer's RESERVATION CONFLICT: somebody else's storage, and no outage."""
 
