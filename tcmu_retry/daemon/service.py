@@ -332,7 +332,9 @@ class Service:
         return {device.name: self._places[uio] for uio, device in self._devices.items() if device.busy}
 
     def _login_waits(self, name: str, portal: str) -> None:
-        self._find(name).login_waits(portal)
+        for device in self._devices.values():
+            if device.name == name:  # it may have gone while the portals were looked at
+                device.login_waits(portal)
 
     def pulses(self) -> dict[str, float]:
         """When each LUN's pump last turned."""
