@@ -106,6 +106,7 @@ class Service:
     async def _leave_all(self) -> None:
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # the last thing they do is to answer the kernel
         await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
         self._devices.clear()
         self._recorder.close()

@@ -15,7 +15,7 @@ from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.tcmu import configfs, uio
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed
-from tcmu_retry.tcmu.simulated import SimulatedKernel
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import until
 
@@ -29,17 +29,19 @@ class Netlink:
         self.announce: Callable[[Event], None]
         self.lost: Callable[[], None]
         self.answers: list[tuple[int, int]] = []
+        self.closed = False
 
     def start(self, callback: Callable[[Event], None], overrun: Callable[[], None]) -> None:
         self.announce, self.lost = callback, overrun
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
     def set_features(self, reply: bool) -> None:
         pass
 
     def reply(self, event: Event, status: int) -> None:
+        assert not self.closed
         self.answers.append((event.device_id, status))
 
 
@@ -191,5 +193,27 @@ def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -
             assert [path.name for _, path in world.touched] == ["block_netlink", "reset_netlink", "block_netlink"]
             assert (world.parameters / "block_netlink").read_text() == "0"
             assert (world.parameters / "reset_netlink").read_text() == "1"
+
+    asyncio.run(story())
+
+
+def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever enables a LUN waits in the kernel, unkillably: an error now, not when the next daemon comes."""
+    let_go = threading.Event()
+    opening = threading.Event()
+
+    def open_channel(uio: UioDevice, reset: bool) -> SimulatedChannel:
+        opening.set()
+        let_go.wait(10)
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module, "_open_channel", open_channel)
+
+    async def story() -> None:
+        async with running(world):
+            world.netlink.announce(Added(world.make("vm1"), 1))
+            await until(opening.is_set, "the device being opened")
+        let_go.set()
+        assert dict(world.netlink.answers)[1] < 0
 
     asyncio.run(story())
