@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.file import ZEROS
 from tcmu_retry.scsi.request import Extent
 
 
@@ -124,6 +125,8 @@ class ReplayLog:
             with self.shared():
                 backend.flush()
             with self._free:
+                if self._doubt:  # an error beside the flush: the storage may have lost its cache before or during it
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 for key in [key for key, change in self._changes.items() if change.number <= upto]:
                     self._forget(key)
 
@@ -186,6 +189,7 @@ class _Logged:
         self._log.make_room(self._below)
         with self._log.changing(Extent(offset, sum(map(len, buffers)))):
             moved = self._below.write(offset, buffers, durable)
+            moved -= moved % self.block_size  # only whole blocks can be written again, and the caller goes on at one
             data = b"".join(buffers)[:moved]
             self._log.note(Extent(offset, moved), data, lambda backend: _write_all(backend, offset, data))
         return moved
@@ -206,10 +210,21 @@ class _Logged:
         self._log.make_room(self._below)
         with self._log.changing(extent):
             again(self._below)
-            self._log.note(extent, None, again)
+            self._log.note(extent, None, lambda backend: _zero_again(backend, extent, again))
 
 
-def _write_all(backend: Backend, offset: int, data: bytes) -> None:
+def _zero_again(backend: Backend, extent: Extent, again: Callable[[Backend], None]) -> None:
+    """By writes where the storage cannot do it any other way any more: zeros are what it reads as."""
+    try:
+        again(backend)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        for offset in range(extent.offset, extent.end, len(ZEROS)):
+            _write_all(backend, offset, ZEROS[: extent.end - offset])
+
+
+def _write_all(backend: Backend, offset: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         moved = backend.write(offset, [view], durable=False)
