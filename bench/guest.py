@@ -170,7 +170,7 @@ class Bench:
         iqn = f"iqn.2026-11.org.example:{store.rpartition('/')[2]}"
         group = f"{TARGET}/iscsi/{iqn}/tpgt_1"
         attributes = "authentication=0 generate_node_acls=1 cache_dynamic_acls=1 demo_mode_write_protect=0"
-        attributes += " default_cmdsn_depth=128"
+        attributes += " default_cmdsn_depth=512"
         self.guest.run(
             f"mkdir -p {group}/lun/lun_0 && ln -s {store} {group}/lun/lun_0/link &&"
             f" for a in {attributes}; do echo ${{a#*=}} > {group}/attrib/${{a%=*}}; done;"

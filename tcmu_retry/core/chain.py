@@ -22,13 +22,18 @@ class Link:
     wrong: str = ""
 
 
+# LIO raises MaxCmdSN with a response, and an aborted command gets none: it costs its session a place until the next
+# login (iscsit_aborted_task, Linux 6.1 to today). A window that is closed stays closed, and the disk goes offline.
+SENT = 128  # commands that open-iscsi has open at most in a session (cmds_max)
+ABORTED = 6 * 32  # in one hold by Linux with all defaults: six tries of what it has open at one LUN (queue_depth)
+
 # What `export` sets, and why holding needs it.
 REASONS = {
     "cmd_time_out": "never: the kernel's own time-out fails a held command for good, and tells nobody",
     "qfull_time_out": "commands that find ring or data area full wait in the kernel, well under Linux's 180 s",
     "tmr_notification": "ABORT TASK and LUN RESET are answered at once, however long a command is held",
     "hw_max_sectors": "the longest command, so that a window of them fits into the data area",
-    "default_cmdsn_depth": "the window of a session: as many as open-iscsi sends; commands held fill it, TMFs pass",
+    "default_cmdsn_depth": "a session's window, the widest there is: held commands fill it, aborted ones narrow it",
     "authentication": "no CHAP; access is by the initiator's name",
     "generate_node_acls": "any initiator may log in",
     "cache_dynamic_acls": "and keeps its registrations over a new login",
@@ -70,13 +75,24 @@ def kernel_links(attributes: Mapping[str, str], wanted: Mapping[str, str]) -> li
     return links
 
 
-def session_links(depths: Mapping[str, int]) -> list[Link]:
-    """Command windows of the sessions, by initiator."""
-    few = "a window below 128 fills while commands are held; set it before the session logs in (cmdsn_depth)"
-    return [
-        Link("session", f"window of {name}", str(depth), wrong=few if depth < 128 else "")
-        for name, depth in depths.items()
-    ]
+def session_links(windows: Mapping[str, tuple[int, int | None]]) -> list[Link]:
+    """Command windows of the sessions, by initiator: the depth, and what aborts have left of it (None: not known)."""
+    least = SENT + ABORTED
+    links = []
+    for name, (depth, left) in windows.items():
+        value, wrong = str(depth) if left is None else f"{depth}, {left} left", ""
+        if depth < least:
+            wrong = (
+                f"a window below {least} may close in an outage, for each aborted command takes a place until the next"
+                " login; set default_cmdsn_depth (of an ACL: cmdsn_depth) to 512 before the initiator logs in"
+            )
+        elif left is not None and left < least:
+            wrong = (
+                f"aborted commands have left {left} places and the next outage may take {ABORTED}; with none left the"
+                " disk goes offline: let the initiator log out and in, or write another cmdsn_depth to its ACL"
+            )
+        links.append(Link("session", f"window of {name}", value, wrong=wrong))
+    return links
 
 
 def initiator_link(profile: Profile) -> Link:

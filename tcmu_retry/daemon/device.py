@@ -64,7 +64,7 @@ from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED, TARGET_FAILURE, Sense
 from tcmu_retry.tcmu.base import Channel
-from tcmu_retry.tcmu.configfs import ATTRIBUTES
+from tcmu_retry.tcmu.configfs import ATTRIBUTES, Window
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Lun:
     block_size: int
     uio: str  # "uio0"
     attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
-    windows: Callable[[], Mapping[str, int]]  # command windows, by initiator
+    windows: Callable[[], Mapping[str, Window]]  # by initiator
     write_cache: bool = False  # what the kernel takes it for
 
 
@@ -618,11 +618,15 @@ class Device:
     def _chain(self) -> list[Link]:
         """Blocking."""
         profile = self.config.initiator
+        windows: dict[str, tuple[int, int | None]] = {}
+        for name, window in self.lun.windows().items():
+            opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
+            windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
             *storage_links(self.config.path),
             *policy_links(self.policy, profile),
             *kernel_links(self.lun.attributes(), ATTRIBUTES),
-            *session_links(self.lun.windows()),
+            *session_links(windows),
             initiator_link(profile),
         ]
 

@@ -33,8 +33,8 @@ from tcmu_retry.tcmu.configfs import ATTRIBUTES
 
 SUBTYPE = "retry"
 BLOCK_SIZES = (512, 1024, 2048, 4096)
-# Read while a session logs in. 128 is what open-iscsi asks for by default; with LIO's own 64 half of it waits untold.
-WINDOW = {"default_cmdsn_depth": "128"}
+# Read while a session logs in; the most that LIO takes. Each aborted command costs the session a place: core/chain.py.
+WINDOW = {"default_cmdsn_depth": "512"}
 OPEN_TO_ALL = {"generate_node_acls": "1", "cache_dynamic_acls": "1", "demo_mode_write_protect": "0"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _WWN = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")

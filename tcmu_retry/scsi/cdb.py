@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tcmu_retry.scsi.request import Extent, Op, Request
 
-MAXIMUM_TRANSFER = 8 << 20  # bytes of one command's Data-In or Data-Out; VPD B0 says it in blocks
+MAXIMUM_TRANSFER = 2 << 20  # bytes of one command's Data-In or Data-Out; VPD B0 says it in blocks
 # Opcodes of COMPARE AND WRITE, OR WRITE and EXTENDED COPY, whose requests exclude other writes (`Op.excludes`).
 EXCLUDING = frozenset((0x83, 0x89, 0x8B))
 FUA = 0x08

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ log = logging.getLogger(__name__)
 
 TARGET = Path("/sys/kernel/config/target")
 PARAMETERS = Path("/sys/module/target_core_user/parameters")
+_VALUES = re.compile(r"CmdSN/WR.*MaxCmdSN.*\n\s*0x[0-9a-f]{8}\s+0x(?P<free>[0-9a-f]{8})")  # of an ACL's `info`
 
 # cmd_time_out: the default of 30 s ends in 02/08/00, which Linux takes for a hard error, and tells nobody here.
 # qfull_time_out: commands that find ring or data area full wait in the kernel. -1 would mean 30 s once cmd_time_out is
@@ -28,6 +30,14 @@ class Attributes:
     size: int
     block_size: int
     write_cache: bool  # what it takes the device's for; it asks before it changes that
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The commands (CmdSN) that a session may have open. free: those it may send now, None where LIO does not tell."""
+
+    depth: int
+    free: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +98,21 @@ def attributes(device: UioDevice) -> dict[str, str]:
     return found
 
 
-def windows(device_path: Path, root: Path = TARGET) -> dict[str, int]:
-    """The command windows (CmdSN) of the initiators that may use a backstore, by name."""
-    found: dict[str, int] = {}
+def windows(device_path: Path, root: Path = TARGET) -> dict[str, Window]:
+    """The command windows of the initiators that may use a backstore, by name.
+
+    LIO tells what is free only of initiators with an ACL of their own, and of one session of each.
+    """
+    found: dict[str, Window] = {}
     for export in exports(device_path, root):
         group = root / f"iscsi/{export.iqn}/tpgt_{export.tpg}"
         default = int((group / "attrib/default_cmdsn_depth").read_text())
-        found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), default)
+        found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), Window(default))
         for acl in sorted((group / "acls").iterdir()):
-            found[acl.name] = int((acl / "cmdsn_depth").read_text())
+            told = _VALUES.search((acl / "info").read_text())
+            depth = int((acl / "cmdsn_depth").read_text())
+            # MaxCmdSN - ExpCmdSN + 1, which is 0 (not below) once it is closed
+            found[acl.name] = Window(depth, int(told["free"], 16) if told else None)
     return found
 
 

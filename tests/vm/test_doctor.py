@@ -13,7 +13,7 @@ def test_an_export_of_ours_is_well_and_the_initiator_is_what_ends_a_hold(lab: La
     assert found["kernel", "cmd_time_out"]["value"] == "0"
     assert found["kernel", "tmr_notification"]["value"] == "1"
     [window] = [link for link in chain if link["where"] == "session"]
-    assert window["value"] == "128"
+    assert window["value"] == "512"
     assert all(not link["wrong"] for link in chain)
     assert "An outage is held for 6m; then initiator ends it" in lab.cli("doctor", lun.name)
 
@@ -24,7 +24,7 @@ def test_a_narrow_window_is_named(lab: Lab) -> None:
     lab.guest.run(f"echo 16 > {group}/attrib/default_cmdsn_depth")
     result = lab.call("doctor", lun.name)
     assert result.code == 1
-    assert "window below 128" in result.err
+    assert "window below 320" in result.err
 
 
 def test_the_udev_rule_makes_linux_wait(lab: Lab) -> None:

@@ -30,7 +30,7 @@ def queue(lun: Lun, *limits: str) -> dict[str, int]:
     ("disk", "block", "physical"), [("/dev/vda", 512, 512), ("/dev/vdb", 512, 4096), ("/dev/vda", 4096, 4096)]
 )
 def test_the_limits_of_its_queue_are_sane(lab: Lab, disk: str, block: int, physical: int) -> None:
-    """Discards and zeroes in large pieces, transfers up to 8 MiB, no seeks, block sizes of the LUN and its storage."""
+    """Discards and zeroes in large pieces, transfers up to 2 MiB, no seeks, block sizes of the LUN and its storage."""
     lun = lab.export(lab.storage("limits", 64, disk), "", "--block-size", str(block))
     lun.login()
     wanted = {

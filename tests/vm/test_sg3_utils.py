@@ -45,7 +45,7 @@ SAYS = {
         "Receive copy operating parameters",
         r"\(WSNZ\): 1",
         "Maximum compare and write length: 255 blocks",
-        "Maximum transfer length: 16384 blocks",
+        "Maximum transfer length: 4096 blocks",
         "Maximum unmap LBA count: 1048576",
         "Optimal unmap granularity: 8 blocks",
         "Maximum write same length: 0x8000 blocks",

@@ -21,10 +21,18 @@ def test_the_kernels_own_time_out_ends_a_hold() -> None:
 
 
 def test_a_narrow_window_is_wrong_whoever_has_it() -> None:
-    wide, narrow = session_links({"iqn.a": 128, "iqn.b": 64})
+    """320: what open-iscsi sends, and what six tries of 32 commands take."""
+    wide, narrow = session_links({"iqn.a": (320, None), "iqn.b": (319, 319)})
     assert wide.wrong == ""
-    assert "a window below 128" in narrow.wrong
+    assert "a window below 320 may close" in narrow.wrong
     assert narrow.setting == "window of iqn.b"
+
+
+def test_a_window_that_aborts_have_narrowed_is_wrong_before_the_next_outage_closes_it() -> None:
+    enough, few, closed = session_links({"iqn.a": (512, 320), "iqn.b": (512, 319), "iqn.c": (512, 0)})
+    assert (enough.value, enough.wrong) == ("512, 320 left", "")
+    assert "aborted commands have left 319 places and the next outage may take 192" in few.wrong
+    assert "have left 0 places" in closed.wrong
 
 
 def test_what_is_not_retried_lasts_nothing_and_what_has_no_time_out_for_ever() -> None:

@@ -84,12 +84,12 @@ def test_odd_serials_are_told_as_printable_ascii(make_lun, serial: str) -> None:
 @pytest.mark.parametrize(
     ("block_size", "limits"),
     [
-        (512, "01 ff 0008 00004000 00000000 00000000 00100000 00000100 00000008 80000000 0000000000008000"),
-        (4096, "01 ff 0001 00000800 00000000 00000000 00020000 00000100 00000001 80000000 0000000000001000"),
+        (512, "01 ff 0008 00001000 00000000 00000000 00100000 00000100 00000008 80000000 0000000000008000"),
+        (4096, "01 ff 0001 00000200 00000000 00000000 00020000 00000100 00000001 80000000 0000000000001000"),
     ],
 )
 def test_block_limits(make_lun, block_size: int, limits: str) -> None:
-    """8 MiB a transfer, 512 MiB an UNMAP, 16 MiB a WRITE SAME, whatever the block size; WSNZ."""
+    """2 MiB a transfer, 512 MiB an UNMAP, 16 MiB a WRITE SAME, whatever the block size; WSNZ."""
     lun = make_lun(block_size=block_size)
     assert lun.good(**inquiry(0xB0))[4:] == bytes.fromhex(limits).ljust(60, b"\0")
 

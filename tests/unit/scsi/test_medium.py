@@ -78,8 +78,8 @@ def test_protection_information_is_refused(lun, command: str) -> None:
 
 @pytest.mark.parametrize("command", READS[1:] + WRITES[1:] + VERIFIES + WRITE_VERIFIES)
 def test_maximum_transfer_length(lun, command: str) -> None:
-    """8 MiB, as VPD B0 says; VERIFY too, so that one command cannot keep a worker for hours."""
-    blocks = (8 << 20) // 512
+    """2 MiB, as VPD B0 says; VERIFY too, so that one command cannot keep a worker for hours."""
+    blocks = (2 << 20) // 512
     lun.request(command, count=blocks, length=blocks * 512)
     byte = {"0": 7, "2": 6, "6": 10}[command[-2]]
     sense = lun.refused(command, count=blocks + 1, length=(blocks + 1) * 512)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.tcmu import configfs, uio
-from tcmu_retry.tcmu.configfs import ATTRIBUTES, Attributes, Export, exports, prepare
+from tcmu_retry.tcmu.configfs import ATTRIBUTES, Attributes, Export, Window, exports, prepare
 from tcmu_retry.tcmu.uio import UioDevice
 
 DEVICE = UioDevice("uio0", 1, "vm1", "tcmu_retry", "file")
@@ -160,6 +160,40 @@ def test_the_path_may_be_another_way_to_the_device(device, tree, tmp_path):
     tree("iqn.2003-01.org.example:a", 1, 3)
     (tmp_path / "way").symlink_to(device.parent)
     assert [export.lun for export in exports(tmp_path / "way" / device.name, tmp_path)] == [3]
+
+
+INFO = """InitiatorName: iqn.1993-08.org.debian:01:a
+InitiatorAlias: host
+LIO Session ID: 2   ISID: 0x00 02 3d 00 00 01  TSIH: 2  SessionType: Normal
+Session State: TARG_SESS_STATE_LOGGED_IN
+---------------------[iSCSI Session Values]-----------------------
+  CmdSN/WR  :  CmdSN/WC  :  ExpCmdSN  :  MaxCmdSN  :     ITT    :     TTT
+ 0x00000200   0x{free:08x}   0x00000021   0x00000200   0x00000020   0x00000000
+----------------------[iSCSI Connections]-------------------------
+CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN
+   Address 10.0.0.2:41060 TCP  StatSN: 0x1ee2f5ea
+"""
+
+
+def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
+    """Of whom an ACL allows, what LIO says; of one that is not logged in, and of any other, only the depth."""
+    iqn = "iqn.2003-01.org.example:a"
+    tree(iqn, 1, 0)
+    group = tmp_path / "iscsi" / iqn / "tpgt_1"
+    (group / "attrib").mkdir()
+    (group / "attrib/default_cmdsn_depth").write_text("512\n")
+    (group / "dynamic_sessions").write_text("iqn.any\0\n\0")
+    told = {"iqn.full": INFO.format(free=0), "iqn.in": INFO.format(free=0x1E0), "iqn.out": "No active iSCSI Session"}
+    for name, info in told.items():
+        (group / "acls" / name).mkdir(parents=True)
+        (group / "acls" / name / "cmdsn_depth").write_text("512\n")
+        (group / "acls" / name / "info").write_text(info)
+    assert configfs.windows(device, tmp_path) == {
+        "iqn.any": Window(512),
+        "iqn.full": Window(512, 0),
+        "iqn.in": Window(512, 480),
+        "iqn.out": Window(512),
+    }
 
 
 def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
