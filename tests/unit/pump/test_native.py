@@ -367,7 +367,9 @@ def test_what_an_error_means_is_asked_of_the_storage(rig):
     assert rig.next(Finished).error == errno.ENODEV
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.EBADF, "closed"), ZeroDivisionError("ours")], ids=["storage", "ours"])
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.EBADF, "closed"), ZeroDivisionError("ours")], ids=["storage", "ours"]
+)
 def test_a_storage_that_cannot_say_what_an_error_means_leaves_it_as_it_is(rig, monkeypatch, failure):
     """It was closed for a reopen, for example. A worker that ended here would leave the command unanswered for ever."""
 
