@@ -17,6 +17,7 @@ by `Closed`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -164,7 +165,8 @@ class Commands:
 
     def _arrived(self, command: Command, now: float) -> list[Action]:
         if command.cdb[0] == INQUIRY:
-            self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
+            with contextlib.suppress(OSError):  # what was read last is better than no answer
+                self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
         try:
             outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
         except Exception:

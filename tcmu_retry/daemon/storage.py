@@ -79,12 +79,16 @@ class Storage:
         """
         old, self.backend = self.backend, self._absent()
         use(self.backend)
-        await offload(old.close)
         try:
+            await offload(old.close)
             self.backend = await offload(self._open_checked)
         except BackendError as failure:
             self.failed(failure)
             return failure.errno
+        except Exception as error:  # without an end of this try there would be no other
+            log.exception("LUN %s: opening its storage failed in our own code", self._lun().name)
+            self.failed(BackendError(f"{self.path} cannot be opened: {error}; it is tried again", errno.EIO))
+            return errno.EIO
         self._identity = self.backend.identity
         if self._refused:
             self._refused = False

@@ -135,14 +135,16 @@ class Rig:
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
-        lun = Lun("vm1", lambda: "serial", "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
+        self.wwn: Callable[[], str] = lambda: "serial"
+        self.open_storage: Callable[[], Memory] = lambda: self.storage
+        lun = Lun("vm1", lambda: self.wwn(), "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
         self.device = Device(
             lun,
             DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
             lambda discards, _: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
-            lambda: self.storage,
+            lambda: self.open_storage(),
             self.notices.append,
             lambda _: None,
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
