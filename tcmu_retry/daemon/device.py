@@ -128,8 +128,14 @@ class Device:
             await offload(backend.close)
             raise
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
-        self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
-        self._pump = make_pump(self.name, channel, backend, self.lun.block_size, self._disk.sense_reply)
+        try:
+            self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
+            self._pump = make_pump(self.name, channel, backend, self.lun.block_size, self._disk.sense_reply)
+        except BaseException:
+            with contextlib.suppress(BufferError):  # what made it may still have views
+                channel.close()
+            await offload(backend.close)
+            raise
         self._commands = Commands(
             lambda: self.lun, self._pump, self._disk, self._engine, self._emit, self._begin_reopen, self._acted
         )
