@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tcmu_retry.backends.base import Backend, BackendError
-from tcmu_retry.backends.patience import storage_links
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch
 from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
@@ -321,17 +320,16 @@ class Device:
         return view.statistics(self._pump.statistics())
 
     async def diagnose(self) -> list[Link]:
-        return await offload(self._chain)
+        return [*await self._storage.links(), *await offload(self._chain)]
 
     def _chain(self) -> list[Link]:
-        """Blocking."""
+        """All of it but the storage. Blocking."""
         profile = self.config.initiator
         windows: dict[str, tuple[int, int | None]] = {}
         for name, window in self.lun.windows().items():
             opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
             windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
-            *storage_links(self.config.path),
             *policy_links(self.policy, profile),
             *kernel_links(self.lun.attributes(), ATTRIBUTES),
             *session_links(windows),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 
 import pytest
 
+from tcmu_retry.core.chain import Link
+from tcmu_retry.daemon import storage
 from tcmu_retry.tcmu.ring import RingError
 from tcmu_retry.tcmu.simulated import SimulatedChannel
 from tests.unit.daemon.rig import Rig, served, until
@@ -63,3 +66,27 @@ def test_a_ring_that_is_not_for_us_is_given_back() -> None:
 
     asyncio.run(story())
     rig.kernel.open().close()
+
+
+def test_the_doctor_says_that_storage_hangs_and_waits_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for the chain of time-outs asks because the storage hangs."""
+    let_go, looks = threading.Event(), []
+
+    def hang(path: str) -> list[Link]:
+        looks.append(path)
+        let_go.wait(10)
+        return []
+
+    monkeypatch.setattr(storage, "storage_links", hang)
+    monkeypatch.setattr(storage, "ASK_SECONDS", 0.01)
+
+    async def story() -> None:
+        async with served() as rig:
+            for _ in range(3):
+                first, *others = await rig.device.diagnose()
+                assert (first.where, first.value, first.wrong != "") == ("storage", "hangs", True)
+                assert [link for link in others if link.where == "policy"]
+            assert len(looks) == 1
+            let_go.set()
+
+    asyncio.run(story())
