@@ -52,7 +52,7 @@ cdef extern from "ring.h" nogil:
 
     bint ring_unfetched(const ring *)
     ring_fault ring_find_head(ring *, uint32_t *)
-    ring_fault ring_look(ring *, uint32_t, ring_entry *)
+    ring_fault ring_look(ring *, uint32_t, uint32_t, ring_entry *)
     uint32_t ring_after(const ring *, uint32_t, const ring_entry *)
     void ring_refuse(ring *, uint32_t)
     ring_fault ring_complete(ring *, uint16_t, uint8_t, const uint8_t *, uint32_t, bint)
@@ -206,7 +206,7 @@ cdef class Core:
             raise _sentence(ring, fault)
         entries = []
         while ring.next != head and most:
-            fault = ring_look(ring, ring.next, &entry)
+            fault = ring_look(ring, ring.next, head, &entry)
             if fault:
                 raise _sentence(ring, fault)
             if entry.op == OP_CMD:
