@@ -377,7 +377,8 @@ class Device:
         return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))
 
     def fail(self, serials: Sequence[int] = ()) -> int:
-        return self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
+        touched = self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
+        return len(set(serials)) or touched  # one that is out is answered when it returns
 
     def release(self) -> int:
         count = self._engine.held_count + self._engine.in_flight
@@ -385,8 +386,7 @@ class Device:
         return count
 
     def _known(self, serials: Sequence[int]) -> Sequence[int]:
-        held = {entry.token for entry in self._engine.held()} if serials else set()
-        if missing := [serial for serial in serials if serial not in held]:
+        if missing := [serial for serial in serials if not self._engine.holds(serial)]:
             raise ApiError(
                 "NotFound", f"{self.name} holds no command {missing[0]}; `tcmu-retry queue list {self.name}` shows them"
             )
