@@ -84,6 +84,7 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._withdrawn = False
+        self._changes = 0  # of size or storage, that go on
         self._disk: Disk
         self._pump: Pump
         self._commands: Commands
@@ -242,16 +243,16 @@ class Device:
     @contextlib.asynccontextmanager
     async def _drained(self) -> AsyncIterator[None]:
         """No I/O is out; what is held stays held. Raises BackendError EBUSY."""
-        for_a_person = self.draining
+        self._changes += 1
         try:
-            await self.drain()
-        except ApiError as error:
-            raise BackendError(str(error), errno.EBUSY) from error
-        try:
+            try:
+                await self._drain()
+            except ApiError as error:
+                raise BackendError(str(error), errno.EBUSY) from error
             yield
         finally:
-            if not for_a_person:
-                self.undrain()
+            self._changes -= 1
+            self._go_on()
 
     # ---- telling
 
@@ -414,13 +415,25 @@ class Device:
 
     async def drain(self) -> None:
         self.draining = True
+        try:
+            await self._drain()
+        except ApiError:
+            self.undrain()
+            raise
+
+    def undrain(self) -> None:
+        self.draining = False
+        self._go_on()
+
+    async def _drain(self) -> None:
+        """Raises ApiError."""
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         if not await self._commands.quiet(DRAIN_SECONDS):
             in_flight = self._pump.statistics().in_flight
-            self.undrain()
             raise ApiError("Busy", f"{in_flight} I/O of {self.name} did not return within {DRAIN_SECONDS:g} s")
 
-    def undrain(self) -> None:
-        self.draining = False
-        self._commands.act(self._engine.undrain(time.monotonic()))
+    def _go_on(self) -> None:
+        """Neither a person's word nor the end of one change may let I/O start while another change goes on."""
+        if not (self.draining or self._changes or self._withdrawn):
+            self._commands.act(self._engine.undrain(time.monotonic()))
