@@ -55,16 +55,19 @@ class ReplayLog:
         self._busy: list[Extent] = []  # ranges that are being changed
         self._users = 0
         self._alone = False
-        self._doubt = False  # an error since the last good flush: what the storage has is not known
+        self._sure: Backend | None = None  # has all changes, flushed or not, as far as errors tell
         self._free = threading.Condition()
         self._flushing = threading.Lock()
 
     def over(self, backend: Backend) -> Backend:
-        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError."""
-        logged = _Logged(self, backend)
-        self._doubt = True
-        self.make_again(backend)
-        return logged
+        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
+
+        Nobody else uses the log meanwhile, unless this takes too long and its result is dropped.
+        """
+        with self._free:
+            changes = list(self._changes.values())
+        self._make(changes, backend)
+        return _Logged(self, backend)
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -85,7 +88,8 @@ class ReplayLog:
         try:
             yield
         except OSError as error:
-            self._doubt = self._doubt or error.errno != errno.EOPNOTSUPP
+            if error.errno != errno.EOPNOTSUPP:
+                self._sure = None
             raise
         finally:
             with self._free:
@@ -118,14 +122,14 @@ class ReplayLog:
     def flush(self, backend: Backend) -> None:
         """Flush, after making the changes again where there was an error since the last good flush. Raises OSError."""
         with self._flushing:
-            if self._doubt:
+            if self._sure is not backend:
                 self.make_again(backend)
             with self._free:
                 upto = self._number
             with self.shared():
                 backend.flush()
             with self._free:
-                if self._doubt:  # an error beside the flush: the storage may have lost its cache before or during it
+                if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 for key in [key for key, change in self._changes.items() if change.number <= upto]:
                     self._forget(key)
@@ -143,13 +147,16 @@ class ReplayLog:
             self._free.wait_for(lambda: not self._users)
             changes = list(self._changes.values())
         try:
-            for change in changes:
-                change.again(backend)
-            self._doubt = False
+            self._make(changes, backend)
         finally:
             with self._free:
                 self._alone = False
                 self._free.notify_all()
+
+    def _make(self, changes: Sequence[_Change], backend: Backend) -> None:
+        for change in changes:
+            change.again(backend)
+        self._sure = backend
 
     def _forget(self, key: tuple[int, int]) -> None:
         change = self._changes.pop(key, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import struct
 import threading
@@ -10,8 +11,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tcmu_retry.backends.base import Backend
+import pytest
+
+from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import FileBackend, open_backend
+from tcmu_retry.daemon import storage as storage_module
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.device import DRAIN_SECONDS, Device
 from tcmu_retry.daemon.lun import Lun
@@ -20,7 +24,7 @@ from tcmu_retry.daemon.records import Records
 from tcmu_retry.daemon.storage import Place
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu.simulated import SimulatedKernel
-from tests.unit.daemon.rig import Memory, NoRecords, served, until
+from tests.unit.daemon.rig import Memory, NoRecords, Rig, served, until
 
 SIZE, BLOCK = 1 << 20, 4096
 SYNCHRONIZE = bytes((0x35,)).ljust(10, b"\0")
@@ -79,13 +83,7 @@ def test_a_persons_undrain_does_not_let_a_write_go_to_the_storage_that_is_just_l
             assert await rig.answer(rig.write(4, b"first")) == "GOOD"
             new = Memory(write_back=True)
             let_go = new.hang["write"] = threading.Event()
-            place = Place(
-                "/new",
-                replace(rig.device.config, path="/new"),
-                lambda: new,
-                Remembered(NoRecords(Path()), "vm1", "/new"),
-            )
-            moving = asyncio.create_task(rig.device.move(place))
+            moving = asyncio.create_task(rig.device.move(place(rig, new)))
             await until(lambda: "write" in new.calls, "the first write, again")
             rig.device.undrain()
             second = rig.write(5, b"second")
@@ -100,3 +98,37 @@ def test_a_persons_undrain_does_not_let_a_write_go_to_the_storage_that_is_just_l
             assert new.at(5).startswith(b"second")
 
     asyncio.run(story())
+
+
+def test_a_move_that_took_too_long_says_nothing_of_the_storage_it_was_to_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Written, GOOD    the flush fails, and the cache is lost with it    moved: the new storage takes too long, refused
+    the old I/O goes on at once    the new storage returns after all    the flush: the old storage has what was written
+    """
+    monkeypatch.setattr(storage_module, "ASK_SECONDS", 0.05)
+
+    async def story() -> None:
+        async with served("writeback") as rig:
+            assert await rig.answer(rig.write(4, b"first")) == "GOOD"
+            rig.storage.errors["flush"] = errno.EIO
+            flush = rig.kernel.submit(SYNCHRONIZE)
+            await rig.held(1)
+            rig.storage.lose()
+            rig.storage.errors.clear()
+            new = Memory(write_back=True)
+            let_go = new.hang["write"] = threading.Event()
+            with pytest.raises(BackendError, match="did not answer"):
+                await rig.device.move(place(rig, new))
+            assert await rig.answer(rig.read(9)) == "GOOD"
+            let_go.set()
+            await until(lambda: new.at(4).startswith(b"first"), "the new storage's return")
+            rig.device.kick()
+            assert await rig.answer(flush) == "GOOD"
+            rig.storage.lose()
+            assert rig.storage.at(4).startswith(b"first")
+
+    asyncio.run(story())
+
+
+def place(rig: Rig, storage: Memory) -> Place:
+    config = replace(rig.device.config, path="/new")
+    return Place("/new", config, lambda: storage, Remembered(NoRecords(Path()), "vm1", "/new"))
