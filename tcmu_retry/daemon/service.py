@@ -367,13 +367,25 @@ class Service:
         return await offload(export.export, request, partial(_size, self._source.device(request.config)))
 
     async def unexport(self, name: str) -> None:
+        await offload(export.check_ours, name)
         device = next((device for device in self._devices.values() if device.name == name), None)
-        export.check_ours(name)
         if device is not None:
             await device.withdraw()
-        await offload(export.unexport, name)
+        try:
+            await offload(export.unexport, name)
+        except BaseException:
+            if device is not None:
+                self._spawn(self._take_up_again(device))
+            raise
         await offload(self._records.drop, name)
         await offload(self._keep.forget, name)
+
+    async def _take_up_again(self, device: Device) -> None:
+        """A withdrawn device answers BUSY for ever; where its LUN has stayed it needs another one."""
+        if self._devices.get(device.lun.uio) is device:
+            await self.forget(device.lun.uio)
+            if (uio := find(device.lun.uio)) is not None and self._is_new(uio):
+                await self._adopt(uio)
 
     def check_config(self, config: str) -> str:
         try:

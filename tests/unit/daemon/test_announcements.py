@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.daemon import service as module
+from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.tcmu import configfs, uio
@@ -217,3 +218,31 @@ def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatc
         assert dict(world.netlink.answers)[1] < 0
 
     asyncio.run(story())
+
+
+def test_an_unexport_that_fails_leaves_the_lun_served(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands were answered BUSY so that the kernel lets it go; it stayed, and must not answer BUSY for ever.
+
+    LIO's tree is read and written by other threads alone: whoever holds its locks may wait for the main loop.
+    """
+    touching: set[str] = set()
+
+    def fail(name: str) -> None:
+        touching.add(threading.current_thread().name)
+        raise ApiError("Failed", f"unexport of {name} failed")
+
+    monkeypatch.setattr(module.export, "check_ours", lambda name: touching.add(threading.current_thread().name))
+    monkeypatch.setattr(module.export, "unexport", fail)
+
+    async def story() -> None:
+        async with running(world):
+            assert await world.answer(Added(world.make("vm1"), 1)) == 0
+            with pytest.raises(ApiError, match="unexport of vm1 failed"):
+                await world.service.unexport("vm1")
+            await until(lambda: world.served() == ["vm1"], "the LUN taken up again")
+            reading = world.kernels["uio0"].submit(bytes((0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0)), data_in=512)
+            await until(lambda: reading.status is not None, "an answer")
+            assert reading.status == 0
+
+    asyncio.run(story())
+    assert threading.main_thread().name not in touching
