@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,22 @@ def test_a_ring_that_is_not_for_us_is_given_back() -> None:
 
     asyncio.run(story())
     rig.kernel.open().close()
+
+
+def test_io_warn_after_0_warns_never() -> None:
+    """As every time of 0; otherwise each I/O would hang from its first moment."""
+
+    async def story() -> None:
+        async with served() as rig:
+            rig.device.config = replace(rig.device.config, io_warn_after=0.0)
+            let_go = rig.storage.hang["write"] = threading.Event()
+            writing = rig.write(4, b"data")
+            await until(lambda: "write" in rig.storage.calls, "the write")
+            assert rig.device.status().hung == 0
+            let_go.set()
+            assert await rig.answer(writing) == "GOOD"
+
+    asyncio.run(story())
 
 
 def test_the_doctor_says_that_storage_hangs_and_waits_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
