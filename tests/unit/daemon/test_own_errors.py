@@ -11,6 +11,8 @@ import pytest
 
 from tcmu_retry.core.chain import Link
 from tcmu_retry.daemon import storage
+from tcmu_retry.dbus import presence
+from tcmu_retry.dbus.tree import Tree
 from tcmu_retry.tcmu.ring import RingError
 from tcmu_retry.tcmu.simulated import SimulatedChannel
 from tests.unit.daemon.rig import Rig, served, until
@@ -105,5 +107,29 @@ def test_the_doctor_says_that_storage_hangs_and_waits_with_one_thread(monkeypatc
                 assert [link for link in others if link.where == "policy"]
             assert len(looks) == 1
             let_go.set()
+
+    asyncio.run(story())
+
+
+def test_a_bus_that_is_not_there_is_joined_later_whatever_joining_fails_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the bus nobody can end a hold, and the LUNs are served on for months."""
+    tries = 0
+
+    def connection(**where: object) -> None:
+        nonlocal tries
+        tries += 1
+        raise (OSError(111, "refused"), ValueError("the library's"))[tries % 2]
+
+    monkeypatch.setattr(presence, "MessageBus", connection)
+    monkeypatch.setattr(presence, "REJOIN_SECONDS", 0.0)
+
+    async def story() -> None:
+        on_bus = presence.Presence("org.example", Tree("/", never, lambda path: None), "unix:path=/nowhere", "")
+        on_bus.keep()
+        await until(lambda: tries > 3, "some tries")
+        await on_bus.close()
+
+    async def never(message: object, method: object) -> None:
+        raise AssertionError
 
     asyncio.run(story())
