@@ -24,8 +24,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.file import ZEROS
+from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.scsi.request import Extent
 
 
@@ -164,29 +165,16 @@ class ReplayLog:
             self._weight -= change.weight
 
 
-class _Logged:
-    """A backend whose changes are logged; see `backends.base.Backend`."""
-
-    write_back = True
+class _Logged(Wrapper):
+    """A backend whose changes are logged."""
 
     def __init__(self, log: ReplayLog, below: Backend) -> None:
+        super().__init__(below)
         self._log = log
-        self._below = below
 
     @property
-    def identity(self) -> Identity:
-        return self._below.identity
-
-    @property
-    def block_size(self) -> int:
-        return self._below.block_size
-
-    @property
-    def can_discard(self) -> bool:
-        return self._below.can_discard
-
-    def size(self) -> int:
-        return self._below.size()
+    def write_back(self) -> bool:
+        return True
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():
@@ -209,9 +197,6 @@ class _Logged:
 
     def zero(self, offset: int, length: int, discard: bool) -> None:
         self._change(Extent(offset, length), lambda backend: backend.zero(offset, length, discard))
-
-    def close(self) -> None:
-        self._below.close()
 
     def _change(self, extent: Extent, again: Callable[[Backend], None]) -> None:
         self._log.make_room(self._below)
