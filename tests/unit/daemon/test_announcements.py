@@ -246,3 +246,20 @@ def test_an_unexport_that_fails_leaves_the_lun_served(world: World, monkeypatch:
 
     asyncio.run(story())
     assert threading.main_thread().name not in touching
+
+
+def test_what_is_announced_to_a_daemon_that_ends_is_refused_at_once(world: World) -> None:
+    """LUNs are being left, and a new one comes: nobody will serve it, and nobody may wait for that."""
+
+    async def story() -> None:
+        async with running(world):
+            assert await world.answer(Added(world.make("vm1"), 1)) == 0
+            first = world.kernels["uio0"].submit(bytes((0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0)), data_in=512)
+            await until(lambda: first.status is not None, "the LUN served")
+            late = Added(world.make("vm2", "uio1"), 2)
+            asyncio.get_running_loop().call_soon(world.netlink.announce, late)
+        assert dict(world.netlink.answers)[2] < 0
+        assert world.served() == []
+        world.kernels["uio1"].open().close()
+
+    asyncio.run(story())
