@@ -17,6 +17,7 @@ by `Closed`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -73,7 +74,13 @@ class Commands:
         self._commands: dict[Token, Command] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closings = 0  # of the gate, that the pump has not confirmed yet
+        self._aborted = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
+
+    def take_aborted(self) -> bool:
+        """Whether task management came since this was last asked."""
+        aborted, self._aborted = self._aborted, False
+        return aborted
 
     def start(self) -> None:
         self._loop.add_reader(self._pump.fileno(), self._take_events)
@@ -151,19 +158,22 @@ class Commands:
             case TaskManagement(kind, commands, running):
                 log.debug("LUN %s: task management %d names %d commands", self._lun().name, kind, len(commands))
                 named = [command.serial for command in commands if not command.answered]
+                self._aborted = True
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
             case Closed(running, asked):
                 self._closings -= asked
-                return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
+                # Release before the turn that may open the gate: what is answered while it runs needs its fence.
+                return self._closed(running, now) + self._release_waiting(now) + self._engine.tick(now)
             case Broken(message):
                 log.error("%s", message)
                 return []
 
     def _arrived(self, command: Command, now: float) -> list[Action]:
         if command.cdb[0] == INQUIRY:
-            self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
+            with contextlib.suppress(OSError):  # what was read last is better than no answer
+                self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
         try:
             outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
         except Exception:
