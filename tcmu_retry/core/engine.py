@@ -63,6 +63,11 @@ class Engine:
         """Held commands, oldest first; for reading only."""
         return self._keeper.commands.held_entries()
 
+    def holds(self, token: Token) -> bool:
+        """Whether a command is held, or out for another try; then it can be named."""
+        entry = self._keeper.commands.get(token)
+        return entry is not None and entry.stage is not Stage.FENCE and entry.held_at is not None
+
     def waits_for(self, entry: Entry) -> str:
         """retry, probe, overlap, resume or drain."""
         if self._keeper.draining:

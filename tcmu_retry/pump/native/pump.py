@@ -169,7 +169,11 @@ class NativePump(ReferencePump):
             return
         for view in buffers:
             view.release()
-        job.error = backend.meaning(-result)
+        job.error = -result
+        try:
+            job.error = backend.meaning(-result)
+        except Exception as failure:  # closed for a reopen, or whatever: the command must not be lost over it
+            log.info("LUN %s: what errno %d means could not be asked: %r", self._name, -result, failure)
         job.at = self._clock()
         self._ended.append(job)
         self._rouse()
