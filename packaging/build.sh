@@ -37,7 +37,8 @@ deb() {
     cp -a . "$work/tcmu-retry"
     mv "$work/tcmu-retry/packaging/debian" "$work/tcmu-retry/debian" # where dpkg-buildpackage looks for it
     (cd "$work/tcmu-retry" && as_debian dpkg-buildpackage --build=full --no-sign)
-    lintian --fail-on warning $([ "$(id -u)" != 0 ] || echo --allow-root) "$work/tcmu-retry_${version}"_*.changes
+    root=$([ "$(id -u)" != 0 ] || echo --allow-root)
+    lintian --fail-on warning ${root:+"$root"} "$work/tcmu-retry_${version}"_*.changes
     rm -f "$work"/*-dbgsym_*
     cp "$work"/*.deb "$out/"
 }
