@@ -131,7 +131,7 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
     """apt's packages on a clean Debian 12: five-minute path, upgrade and restart under writes, 0 errors, no trace."""
     before = written(guest)
     began = time.monotonic()
-    guest.run(f"dpkg -i {debs(OLD)}", timeout=900)
+    guest.run(f"dpkg -i {debs(OLD)}", timeout=900, DEBIAN_FRONTEND="noninteractive")
     installing = time.monotonic() - began
     eventually(lambda: unit(guest, "ActiveState") == "active", 300, "the unit, started by its package")
     assert guest.run("head -c 18 /usr/bin/tcmu-retryd").out.startswith("#!/usr/bin/python3")
@@ -149,7 +149,7 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
         writer.goes_on()
 
         daemon = unit(guest, "MainPID")
-        said = guest.run(f"dpkg -i {debs(NEW)}", timeout=900).out
+        said = guest.run(f"dpkg -i {debs(NEW)}", timeout=900, DEBIAN_FRONTEND="noninteractive").out
         assert f"tcmu-retryd goes on as version {OLD}" in said
         assert unit(guest, "MainPID") == daemon
         assert version(guest) == OLD
