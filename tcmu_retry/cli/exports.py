@@ -23,6 +23,7 @@ async def export(client: Client, arguments: Namespace) -> None:
         "initiators": Variant("as", arguments.initiator or []),
         "any-initiator": Variant("b", arguments.any_initiator),
         "wwn": Variant("s", arguments.wwn),
+        "target": Variant("s", arguments.target),
     }
     if arguments.size:
         try:

@@ -61,7 +61,7 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
         )
         undo.callback(store.delete)
         _verify(store)
-        target = Target(FabricModule("iscsi"), _iqn(request.name), mode="create")
+        target = Target(FabricModule("iscsi"), request.target or _iqn(request.name), mode="create")
         undo.callback(target.delete)
         group = TPG(target, 1, mode="create")
         attributes = {**WINDOW, "authentication": "0", **(OPEN_TO_ALL if request.any_initiator else {})}
@@ -126,6 +126,10 @@ def _check(request: ExportRequest) -> None:
             "InvalidArgument",
             f"{request.wwn} is no WWN; give that of the other host's LUN as `tcmu-retry device show` tells it, such as"
             " 5f0d0b5c-6f0e-4e0c-9b43-0d2f6b6d3c11",
+        )
+    if request.target and not _IQN.fullmatch(request.target):
+        raise ApiError(
+            "InvalidArgument", f"{request.target} is no target's name, such as iqn.2026-11.org.example:{request.name}"
         )
     if request.block_size not in BLOCK_SIZES:
         raise ApiError("InvalidArgument", f"block-size {request.block_size} is not one of 512, 1024, 2048 and 4096")
