@@ -75,6 +75,8 @@ def version(package: str) -> str:
 def write() -> None:
     """The table, from all results; of a part that was not run here its rows stay as they are."""
     found = results()
+    if not found:
+        return
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
