@@ -87,8 +87,13 @@ def test_a_new_user_has_a_lun_an_outage_and_a_picture_of_it_in_five_minutes(
     pasted = blocks()
     assert len(pasted) == RETRY + 1
     reader = Reader(guest)
-    for number in (INSTALL, EXPORT, LOGIN):
-        reader.paste(number, pasted[number])
+    reader.paste(INSTALL, pasted[INSTALL])
+    said = reader.paste(EXPORT, pasted[EXPORT])
+    for command in ("-m discovery -t sendtargets -p 127.0.0.1", "-m node"):  # what the page logs in with
+        assert f"iscsiadm {command}" in said
+        assert f"iscsiadm {command}" in pasted[LOGIN]
+    assert pasted[LOGIN].split("\n")[0].removeprefix("disk=").replace("$(hostname -s)", "guest") in said
+    reader.paste(LOGIN, pasted[LOGIN])
     logs = ["watch.log", "events.log"]
     shown = [guest.start(f"exec {command}", log) for command, log in zip(live(), logs, strict=True)]
     eventually(lambda: "vm1" in (guest.shared / "watch.log").read_text(), 60, "watch")
