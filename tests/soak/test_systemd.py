@@ -81,10 +81,26 @@ class Machine:
 
     def io(self, command: str) -> subprocess.Popen[str]:
         """One command of qemu-io at the LUN."""
+        return self._qemu_io(["-c", command])
+
+    def connect(self) -> subprocess.Popen[str]:
+        """qemu-io, logged in, that takes commands from its standard input."""
+        process = self._qemu_io([])
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("read 0 512\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if "read 512/512" in line:
+                return process
+        pytest.fail("qemu-io has not logged in")
+
+    def _qemu_io(self, options: list[str]) -> subprocess.Popen[str]:
         target = f"iscsi://127.0.0.1:{self.guest.forwarded}/{self.iqn}/0"
         return subprocess.Popen(
-            ["qemu-io", "-f", "raw", "-c", command, target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            ["qemu-io", "-f", "raw", *options, target],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
     def done(self, command: str, seconds: float = 90) -> str:
         return self.io(command).communicate(timeout=seconds)[0]
@@ -178,13 +194,16 @@ def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machi
 def test_a_frozen_daemon_is_killed_and_the_next_one_goes_on(machine: Machine, record: Record) -> None:
     """SIGSTOP    a write comes    the watchdog's SIGABRT within 30 s, a new process: the write ends GOOD."""
     before = machine.show("MainPID")
+    initiator = machine.connect()
     began = time.monotonic()
     machine.guest.run(f"kill -STOP {before}")
-    write = machine.io("write -P 0x78 2M 512")
+    assert initiator.stdin is not None
+    initiator.stdin.write("write -P 0x78 2M 512\n")
+    initiator.stdin.flush()
     eventually(lambda: machine.show("NRestarts") == "1", 60, "a restart")
     machine.wait_active()
     assert machine.show("MainPID") != before
-    assert "wrote 512/512" in write.communicate(timeout=60)[0]
+    assert "wrote 512/512" in initiator.communicate("quit\n", timeout=120)[0]
     record(write_took=f"{time.monotonic() - began:.0f} s")
     assert "Watchdog timeout" in machine.journal("-u", UNIT)
 

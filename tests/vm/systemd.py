@@ -85,7 +85,7 @@ class SystemdGuest(Guest):
     def shut_down(self, seconds: float = 120) -> float:
         """`systemctl reboot`; how long until the machine would start again, which `boot` then does."""
         began = time.monotonic()
-        self.run("systemctl --no-block reboot")
+        self.start("systemctl reboot", "reboot.log")  # whose answer does not always come out of a guest that ends
         while self.alive:
             if time.monotonic() - began > seconds:
                 raise GuestError(f"the guest does not shut down within {seconds:g} s; see {self.shared}/console.log")
