@@ -9,7 +9,6 @@ nobody can be removing; and nobody touches a LUN's directory once its removal wa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
