@@ -236,6 +236,15 @@ class Engine:
         self._keeper.say(Emit(events.HELD, None, {"reason": reason}))
         return self._keeper.turn(now)
 
+    def hold_over(self, now: float) -> list[Action]:
+        """A person's hold has lasted its time. What a fallback stopped stays so, and that is said again."""
+        if self._keeper.held_by:
+            self._keeper.held_by = ""
+            self._keeper.say(Emit(events.RESUMED))
+            for side, fallback in self._keeper.stopped_by.items():
+                self._keeper.say(Emit(events.STOPPED, side, {"fallback": fallback.value}))
+        return self._keeper.turn(now)
+
     def resume(self, now: float) -> list[Action]:
         """End a person's hold and every `stop`, `readonly` and `offline`; time-outs of a stop start anew."""
         if self._keeper.held_by or self._keeper.stopped_by:

@@ -417,14 +417,21 @@ class Device:
         self._commands.act(self._engine.hold(time.monotonic(), self.hold_reason))
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self.resume)
+        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self._hold_over)
 
     def resume(self) -> None:
+        self._end_hold()
+        self._commands.act(self._engine.resume(time.monotonic()))
+
+    def _hold_over(self) -> None:
+        self._end_hold()
+        self._commands.act(self._engine.hold_over(time.monotonic()))
+
+    def _end_hold(self) -> None:
         self.hold_reason = ""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        self._commands.act(self._engine.resume(time.monotonic()))
 
     async def drain(self) -> None:
         self.draining = True

@@ -47,6 +47,7 @@ class NativePump(ReferencePump):
             self._ring.prepare(self._channel.fileno(), self._channel.bell, self._wake, EXCLUDING)
         except OSError:
             self._ring.close()
+            self._workers.close()
             raise
 
     def _make_ring(self, memory: memoryview) -> Core:

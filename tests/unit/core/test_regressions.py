@@ -14,7 +14,7 @@ from tcmu_retry.core.policy import DEFAULT, Budgets, PolicyError, change, flatte
 from tcmu_retry.core.words import format_duration, parse_duration
 from tcmu_retry.scsi.request import Direction, Extent, Op, Request
 from tcmu_retry.scsi.sense import WRITE_PROTECTED
-from tests.unit.core.play import play
+from tests.unit.core.play import Play, play
 
 
 def engine(**words: str) -> Engine:
@@ -240,3 +240,23 @@ def test_an_outage_without_end_keeps_no_account_of_every_place_that_failed() -> 
     for token in range(100):
         outage.seen(token * 4096, token)
     assert len(outage.evidence) == EVIDENCE
+
+
+def test_a_hold_that_is_over_ends_no_stop() -> None:
+    """A stop by fallback lasts until a person resumes, and the end of a hold's time is no person.
+
+    t=0  write 1 fails: stopped    t=1  a person holds for a while    t=9  the while is over: still stopped
+    """
+    player = Play("write.retry=false write.fallback=stop")
+    player.line(
+        """
+        0 ran w1@0 EIO -> stopped write
+        1 hold         -> held
+        9 over         -> resumed, stopped write
+        9 state write  -> stopped
+        9 idle         ->
+        10 resume      -> resumed, try 1
+        11 io 1 0      -> recovered write, open
+        11 over        ->
+        """
+    )

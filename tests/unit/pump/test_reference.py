@@ -549,6 +549,18 @@ def test_io_that_fails_after_its_answer_changes_nothing_but_is_told(rig):
     assert rig.storage.calls.count(("write", 1)) == 1
 
 
+def test_where_no_thread_is_to_be_had_those_there_are_do_the_work(rig, monkeypatch):
+    """A host's limit of threads. A pump that ended over it would take the daemon, with every LUN, along."""
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    rig.done()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    commands = [rig.kernel.submit(write(lba), block("a")) for lba in range(8)]
+    assert [rig.answer(command) for command in commands] == [Status.GOOD] * 8
+
+
 def test_io_that_waits_for_a_worker_is_withdrawn(single):
     single.storage.hold(("write", 1))
     first = single.kernel.submit(write(1), block("a"))
