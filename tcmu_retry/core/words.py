@@ -8,15 +8,9 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-# Decimal: what is written, kept as the nearest float and shown again must be the same digits.
-_UNITS = {
-    "": Decimal("0.001"),
-    "ms": Decimal("0.001"),
-    "s": Decimal(1),
-    "m": Decimal(60),
-    "min": Decimal(60),
-    "h": Decimal(3600),
-}
+# Decimal, for what is shown must be read back as it was, and a float has no thousandth.
+_UNITS = {"": Decimal("0.001"), "ms": Decimal("0.001"), "s": Decimal(1)}
+_UNITS |= {"m": Decimal(60), "min": Decimal(60), "h": Decimal(3600)}
 _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 LONGEST = 100 * 365.25 * 86400.0  # seconds; what is longer is a mistake, and no clock counts to infinity
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
@@ -38,15 +32,14 @@ def meant(word: str, known: Iterable[str]) -> str:
 def parse_duration(value: object, key: str) -> float:
     """Seconds from "500ms", "30s", "2m", "1h"; a bare number is milliseconds, as QEMU writes it. Raises ValueError."""
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf:
-        seconds = float(Decimal(repr(value)) / 1000) if value <= LONGEST * 1000 else math.inf
+        seconds = value / 1000 if value <= LONGEST * 1000 else math.inf
     else:
         match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-        unit = match[2] if match else ""
-        if match is None or unit not in _UNITS:
+        if match is None or match[2] not in _UNITS:
             raise ValueError(
                 f"{key}={value} is not a duration; write 500ms, 30s, 2m or 1h, or a number of milliseconds"
             )
-        seconds = float(Decimal(match[1]) * _UNITS[unit])
+        seconds = float(Decimal(match[1]) * _UNITS[match[2]])
     if seconds > LONGEST:
         raise ValueError(f"{key}={value} is more than 100 years; 0 stands for ever where that makes sense")
     return seconds
@@ -54,21 +47,18 @@ def parse_duration(value: object, key: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """What parse_duration reads back: "1.5s", "250ms", "2m", "0s"."""
-    if seconds and seconds < 1:
-        return f"{_digits(Decimal(repr(seconds)) * 1000)}ms"
+    exact = Decimal(repr(seconds))
+    if exact and exact < 1:
+        return f"{format_number(exact * 1000)}ms"
     for unit, factor in (("h", 3600), ("m", 60)):
-        if seconds and seconds % factor == 0:
-            return f"{format_number(seconds / factor)}{unit}"
-    return f"{format_number(seconds)}s"
+        if exact and exact % factor == 0:
+            return f"{format_number(exact / factor)}{unit}"
+    return f"{format_number(exact)}s"
 
 
-def format_number(value: float) -> str:
+def format_number(value: float | Decimal) -> str:
     """All digits and no exponent, so that it can be read back."""
-    return _digits(Decimal(repr(value)))
-
-
-def _digits(value: Decimal) -> str:
-    text = format(value, "f")
+    text = format(value if isinstance(value, Decimal) else Decimal(repr(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
