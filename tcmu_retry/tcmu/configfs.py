@@ -107,9 +107,11 @@ def windows(device_path: Path, root: Path = TARGET) -> dict[str, Window]:
     for export in exports(device_path, root):
         group = root / f"iscsi/{export.iqn}/tpgt_{export.tpg}"
         default = int((group / "attrib/default_cmdsn_depth").read_text())
-        found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), Window(default))
+        found |= dict.fromkeys(
+            (group / "dynamic_sessions").read_text(errors="replace").replace("\0", "").split(), Window(default)
+        )
         for acl in sorted((group / "acls").iterdir()):
-            told = _VALUES.search((acl / "info").read_text())
+            told = _VALUES.search((acl / "info").read_text(errors="replace"))
             depth = int((acl / "cmdsn_depth").read_text())
             # MaxCmdSN - ExpCmdSN + 1, which is 0 (not below) once it is closed
             found[acl.name] = Window(depth, int(told["free"], 16) if told else None)
@@ -118,7 +120,7 @@ def windows(device_path: Path, root: Path = TARGET) -> dict[str, Window]:
 
 def wwn(device: UioDevice) -> str:
     """The unit serial number, "" until it is set (rtslib sets it after the device is enabled)."""
-    text = (device.configfs / "wwn/vpd_unit_serial").read_text()
+    text = (device.configfs / "wwn/vpd_unit_serial").read_text(errors="replace")
     return text.split(":", 1)[-1].strip()
 
 
