@@ -24,7 +24,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.base import Backend
+from tcmu_retry.backends.file import ZEROS
+from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.scsi.request import Extent
 
 
@@ -54,16 +56,19 @@ class ReplayLog:
         self._busy: list[Extent] = []  # ranges that are being changed
         self._users = 0
         self._alone = False
-        self._doubt = False  # an error since the last good flush: what the storage has is not known
+        self._sure: Backend | None = None  # has all changes, flushed or not, as far as errors tell
         self._free = threading.Condition()
         self._flushing = threading.Lock()
 
     def over(self, backend: Backend) -> Backend:
-        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError."""
-        logged = _Logged(self, backend)
-        self._doubt = True
-        self.make_again(backend)
-        return logged
+        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
+
+        Nobody else uses the log meanwhile, unless this takes too long and its result is dropped.
+        """
+        with self._free:
+            changes = list(self._changes.values())
+        self._make(changes, backend)
+        return _Logged(self, backend)
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -84,7 +89,8 @@ class ReplayLog:
         try:
             yield
         except OSError as error:
-            self._doubt = self._doubt or error.errno != errno.EOPNOTSUPP
+            if error.errno != errno.EOPNOTSUPP:
+                self._sure = None
             raise
         finally:
             with self._free:
@@ -117,13 +123,15 @@ class ReplayLog:
     def flush(self, backend: Backend) -> None:
         """Flush, after making the changes again where there was an error since the last good flush. Raises OSError."""
         with self._flushing:
-            if self._doubt:
+            if self._sure is not backend:
                 self.make_again(backend)
             with self._free:
                 upto = self._number
             with self.shared():
                 backend.flush()
             with self._free:
+                if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 for key in [key for key, change in self._changes.items() if change.number <= upto]:
                     self._forget(key)
 
@@ -140,13 +148,16 @@ class ReplayLog:
             self._free.wait_for(lambda: not self._users)
             changes = list(self._changes.values())
         try:
-            for change in changes:
-                change.again(backend)
-            self._doubt = False
+            self._make(changes, backend)
         finally:
             with self._free:
                 self._alone = False
                 self._free.notify_all()
+
+    def _make(self, changes: Sequence[_Change], backend: Backend) -> None:
+        for change in changes:
+            change.again(backend)
+        self._sure = backend
 
     def _forget(self, key: tuple[int, int]) -> None:
         change = self._changes.pop(key, None)
@@ -154,29 +165,16 @@ class ReplayLog:
             self._weight -= change.weight
 
 
-class _Logged:
-    """A backend whose changes are logged; see `backends.base.Backend`."""
-
-    write_back = True
+class _Logged(Wrapper):
+    """A backend whose changes are logged."""
 
     def __init__(self, log: ReplayLog, below: Backend) -> None:
+        super().__init__(below)
         self._log = log
-        self._below = below
 
     @property
-    def identity(self) -> Identity:
-        return self._below.identity
-
-    @property
-    def block_size(self) -> int:
-        return self._below.block_size
-
-    @property
-    def can_discard(self) -> bool:
-        return self._below.can_discard
-
-    def size(self) -> int:
-        return self._below.size()
+    def write_back(self) -> bool:
+        return True
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():
@@ -186,6 +184,7 @@ class _Logged:
         self._log.make_room(self._below)
         with self._log.changing(Extent(offset, sum(map(len, buffers)))):
             moved = self._below.write(offset, buffers, durable)
+            moved -= moved % self.block_size  # only whole blocks can be written again, and the caller goes on at one
             data = b"".join(buffers)[:moved]
             self._log.note(Extent(offset, moved), data, lambda backend: _write_all(backend, offset, data))
         return moved
@@ -199,17 +198,25 @@ class _Logged:
     def zero(self, offset: int, length: int, discard: bool) -> None:
         self._change(Extent(offset, length), lambda backend: backend.zero(offset, length, discard))
 
-    def close(self) -> None:
-        self._below.close()
-
     def _change(self, extent: Extent, again: Callable[[Backend], None]) -> None:
         self._log.make_room(self._below)
         with self._log.changing(extent):
             again(self._below)
-            self._log.note(extent, None, again)
+            self._log.note(extent, None, lambda backend: _zero_again(backend, extent, again))
 
 
-def _write_all(backend: Backend, offset: int, data: bytes) -> None:
+def _zero_again(backend: Backend, extent: Extent, again: Callable[[Backend], None]) -> None:
+    """By writes where the storage cannot do it any other way any more: zeros are what it reads as."""
+    try:
+        again(backend)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        for offset in range(extent.offset, extent.end, len(ZEROS)):
+            _write_all(backend, offset, ZEROS[: extent.end - offset])
+
+
+def _write_all(backend: Backend, offset: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         moved = backend.write(offset, [view], durable=False)

@@ -135,20 +135,31 @@ class Rig:
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
-        lun = Lun("vm1", lambda: "serial", "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
+        self.errors: dict[str, Exception] = {}  # what a look at the kernel's tree ("wwn"), or an "open", raises
+        lun = Lun("vm1", self._wwn, "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
         self.device = Device(
             lun,
             DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
             lambda discards, _: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
-            lambda: self.storage,
+            self._open,
             self.notices.append,
             lambda _: None,
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
         )
+
+    def _wwn(self) -> str:
+        if "wwn" in self.errors:
+            raise self.errors["wwn"]
+        return "serial"
+
+    def _open(self) -> Memory:
+        if "open" in self.errors:
+            raise self.errors["open"]
+        return self.storage
 
     def state(self, side: Direction) -> str:
         status = self.device.status()
