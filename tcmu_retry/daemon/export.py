@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rtslib import (
     LUN,
@@ -189,7 +190,14 @@ def _iqn(name: str) -> str:
 
 
 def _stores() -> Iterator[UserBackedStorageObject]:
-    return (store for store in RTSRoot().storage_objects if store.plugin == "user")
+    """Raises ApiError."""
+    try:
+        # Packages of targetcli make it, pip's rtslib does not, and without it does nothing.
+        Path(RTSRoot._preferred_dbroot).mkdir(exist_ok=True)
+        root = RTSRoot()
+    except (RTSLibError, OSError) as error:
+        raise ApiError("Failed", f"LIO's configuration is out of reach: {error}") from error
+    return (store for store in root.storage_objects if store.plugin == "user")
 
 
 def _find(name: str) -> UserBackedStorageObject | None:
