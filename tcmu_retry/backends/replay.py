@@ -29,6 +29,8 @@ from tcmu_retry.backends.file import ZEROS
 from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.scsi.request import Extent
 
+RECORD = 900  # bytes of memory that a change takes beside its data: measured, CPython 3.11
+
 
 @dataclass(frozen=True, slots=True)
 class _Change:
@@ -41,7 +43,7 @@ class _Change:
 
     @property
     def weight(self) -> int:
-        return len(self.data or b"") + 128
+        return len(self.data or b"") + RECORD
 
 
 class ReplayLog:
