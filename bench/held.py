@@ -21,7 +21,8 @@ from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, Budgets, change
 from tcmu_retry.daemon import records
 from tcmu_retry.daemon.config import DeviceConfig
-from tcmu_retry.daemon.device import Device, Lun
+from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel

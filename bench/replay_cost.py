@@ -25,7 +25,7 @@ SIZE = 64 << 20
 ROUND = 16 << 20
 ROUNDS = 9
 FLUSH = 64  # writes
-LIMIT = 64 << 20  # as in daemon/device.py
+LIMIT = 64 << 20  # as in daemon/storage.py
 
 
 def round_seconds(backend: Backend, places: Iterable[int], view: memoryview) -> float:

@@ -27,14 +27,16 @@ from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon import export, journal, rival, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
-from tcmu_retry.daemon.device import Device, Lun, Place
+from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.keep import Keep
+from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.recorder import Recorder
 from tcmu_retry.daemon.records import Memory, Records
+from tcmu_retry.daemon.storage import Place
 from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.daemon.unfreeze import end_waits

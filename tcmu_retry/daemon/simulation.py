@@ -16,7 +16,7 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.daemon.config import DeviceConfig, Source
-from tcmu_retry.daemon.device import Lun
+from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.script import Fault, Load, Ok, Script, Step
 from tcmu_retry.daemon.service import Service

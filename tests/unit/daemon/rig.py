@@ -16,7 +16,8 @@ from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon import records
 from tcmu_retry.daemon.api import Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
-from tcmu_retry.daemon.device import Device, Lun
+from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import parse

@@ -11,7 +11,8 @@ from pathlib import Path
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.file import FileBackend, open_backend
 from tcmu_retry.daemon.config import DeviceConfig
-from tcmu_retry.daemon.device import DRAIN_SECONDS, Device, Lun
+from tcmu_retry.daemon.device import DRAIN_SECONDS, Device
+from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.records import Memory, Records
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu.simulated import SimulatedKernel
