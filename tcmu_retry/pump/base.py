@@ -16,6 +16,7 @@ class Command:
 
     iovs: (offset, length) pairs in the mapping, Data-Out or Data-In.
     compared: COMPARE AND WRITE's compare phase succeeded, a retry goes on with its write phase.
+    attempts, error, failed_at: failures in an earlier process, the last one's errno and the time of the first.
     copied, piece: pieces of a COPY that are in place, and what was read for the next one; a retry goes on there.
     """
 
@@ -28,6 +29,9 @@ class Command:
     compared: bool = False
     copied: int = 0
     piece: memoryview | None = None
+    attempts: int = 0
+    error: int = 0
+    failed_at: float = 0.0
     answered: bool = False  # the main loop's mark: it has asked for the completion
 
     @property
@@ -44,6 +48,14 @@ class Arrived:
     """
 
     command: Command
+    running: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an earlier process had open, in order of arrival; comes once, before anything else. Closes the gate."""
+
+    commands: tuple[Command, ...]
     running: tuple[Command, ...] = ()
 
 
@@ -112,7 +124,7 @@ class Shape:
     writable: bool
 
 
-Event = Arrived | Finished | TaskManagement | Probed | Closed | Broken
+Event = Adopted | Arrived | Finished | TaskManagement | Probed | Closed | Broken
 
 
 @dataclass(slots=True)

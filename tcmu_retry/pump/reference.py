@@ -37,6 +37,7 @@ from dataclasses import dataclass, replace
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import (
+    Adopted,
     Arrived,
     Broken,
     Closed,
@@ -54,6 +55,7 @@ from tcmu_retry.scsi.cdb import EXCLUDING, plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
 from tcmu_retry.scsi.sense import MISCOMPARE, Sense
 from tcmu_retry.tcmu.base import Channel, CommandRing
+from tcmu_retry.tcmu.journal import Journal, Left
 from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError, TaskManagementEntry
 
 log = logging.getLogger(__name__)
@@ -91,7 +93,8 @@ class ReferencePump:
         self._name = name
         self._channel = channel
         self._memory = channel.memory
-        self._ring: CommandRing = self._make_ring(self._memory)
+        self._journal = channel.journal
+        self._ring: CommandRing = self._make_ring(self._memory, self._journal)
         self._backend = backend
         self._block_size = block_size
         self._sense_reply = sense_reply
@@ -120,12 +123,29 @@ class ReferencePump:
             weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name=f"{name}-pump", daemon=True)
         self._prepare()
+        for left in self._journal.left if self._journal is not None else ():
+            self._take_up(left)
 
     def _prepare(self) -> None:
         """What a subclass adds to the constructor."""
 
-    def _make_ring(self, memory: memoryview) -> CommandRing:
-        return Ring(memory)
+    def _make_ring(self, memory: memoryview, journal: Journal | None) -> CommandRing:
+        return Ring(memory, journal)
+
+    def _take_up(self, left: Left) -> None:
+        self._serial += 1
+        entry = left.entry
+        self._open[entry.id] = Command(
+            self._serial,
+            entry.id,
+            entry.cdb,
+            entry.iovs,
+            left.arrived,
+            compared=left.compared,
+            attempts=left.attempts,
+            error=left.error,
+            failed_at=left.failed_at,
+        )
 
     # ---- called by the main loop
 
@@ -207,6 +227,7 @@ class ReferencePump:
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        self._resume()
         # Entries queued before we opened the device do not make it readable: the first scan comes before the wait.
         while not self._stopping:
             self._take_ended()
@@ -218,6 +239,21 @@ class ReferencePump:
             if not (self._ended or self._inbox or self._stopping):
                 self._sleep(poll)
             self._asleep = False
+
+    def _resume(self) -> None:
+        """What an earlier process had open goes on; task management that waits behind it comes first."""
+        if self._journal is None:
+            return
+        self._ring_doorbell = True  # its last completions may be waiting for one
+        if not self._open:
+            return
+        entries = self._ring.fetch()
+        for command in list(self._open.values()):
+            if self._journal.is_aborted(command.id):
+                self._answer(command, ABORTED)
+        adopted = tuple(self._open.values())
+        self._close_and_tell(lambda running: Adopted(adopted, running))
+        self._scan(entries)
 
     def _sleep(self, poll: select.poll) -> None:
         for fd, happened in poll.poll():
@@ -312,7 +348,7 @@ class ReferencePump:
         command = job.command
         assert command.request is not None
         try:
-            differs = execute(command, backend, buffers, self._block_size)
+            differs = execute(command, backend, buffers, self._block_size, self._compared)
             if differs is not None:
                 job.reply = self._sense_reply(replace(MISCOMPARE, information=differs))
         except OSError as error:
@@ -326,6 +362,10 @@ class ReferencePump:
         self._ended.append(job)
         self._rouse()
 
+    def _compared(self, command: Command) -> None:
+        if self._journal is not None:
+            self._journal.compared(command.id)
+
     def _job_ended(self, job: Job) -> None:
         command = job.command
         del self._running[command.serial]
@@ -334,6 +374,8 @@ class ReferencePump:
             self._tell(Finished(command, job.error, job.at))
         elif job.error:
             self._statistics.errors += 1
+            if self._journal is not None:
+                self._journal.failed(command.id, job.error, job.at)
             self._close_and_tell(lambda running: Finished(command, job.error, job.at, running))
         else:
             self._count(command)
@@ -453,6 +495,8 @@ class ReferencePump:
     def _release(self) -> None:
         self._workers.close()
         self._ring.close()
+        if self._journal is not None:
+            self._journal.close()
         try:
             self._channel.close()
         except BufferError:

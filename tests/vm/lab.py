@@ -214,6 +214,7 @@ class Lab:
 
     guest: Guest
     daemon: int = 0
+    pump: str = ""  # that a daemon must take
     taken: int = 1  # MiB of the scratch disk
     luns: list[Lun] = field(default_factory=list)
     stores: list[Storage] = field(default_factory=list)
@@ -233,7 +234,7 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TCMU_RETRY_PUMP": self.pump}
 
     def start_daemon(self) -> None:
         self.runs += 1
@@ -252,6 +253,16 @@ class Lab:
         gone = f"s=/proc/{self.daemon}/stat; while [ -e $s ] && ! grep -q ' Z ' $s; do sleep 0.05; done"
         self.guest.run(f"kill {self.daemon}; {gone}")
         return time.monotonic() - began
+
+    def kill_daemon(self) -> None:
+        """SIGKILL, and another one at once."""
+        self.guest.run(f"kill -9 {self.daemon}")
+        self.start_daemon()
+
+    def daemon_logs(self) -> str:
+        """Of all that ran."""
+        logs = sorted(self.guest.shared.glob("retryd-*.log"), key=lambda path: path.stat().st_mtime)
+        return "".join(path.read_text(errors="replace") for path in logs)
 
     def daemon_log(self) -> str:
         return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")

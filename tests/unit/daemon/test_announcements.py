@@ -75,7 +75,7 @@ class World:
         monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
         monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
         monkeypatch.setattr(module, "find", self.shown.get)
-        monkeypatch.setattr(module, "_open_channel", lambda uio, reset: self.kernels[uio.uio].open())
+        monkeypatch.setattr(module.takeover, "open_channel", lambda uio, fresh, refuse: self.kernels[uio.uio].open())
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:
