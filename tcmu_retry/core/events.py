@@ -117,7 +117,8 @@ MEANINGS = {
         " told no; nothing was changed.",
     ),
     ADOPTED: Meaning(
-        "{count} commands of a former daemon go on, {failed} of them held; the oldest is {seconds} s old",
+        "{count} commands of a former daemon go on, {failed} of them held; the oldest is {seconds} s old;"
+        " {aborted} were aborted meanwhile",
         "The daemon was killed or came anew, and its journal says what was open. Those commands are run again, or stay"
         " held with their age and attempts; initiators notice nothing.",
     ),

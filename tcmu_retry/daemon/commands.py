@@ -140,8 +140,8 @@ class Commands:
         match event:
             case Arrived(command, running):
                 return self._closed(running, now) + self._arrived(command, now)
-            case Adopted(commands, running):
-                return self._closed(running, now) + self._adopt(commands, now)
+            case Adopted(commands, aborted, running):
+                return self._closed(running, now) + self._adopt(commands, aborted, now)
             case Finished(command, 0 | errno.ECANCELED as error, _, running):
                 self._commands.pop(command.serial, None)
                 self._told_end(command, error == 0)
@@ -164,15 +164,11 @@ class Commands:
                 log.error("%s", message)
                 return []
 
-    def _adopt(self, commands: Sequence[Command], now: float) -> list[Action]:
-        if commands:
-            oldest = now - min(command.arrived for command in commands)
-            fields = {
-                "count": len(commands),
-                "failed": sum(command.attempts > 0 for command in commands),
-                "seconds": round(oldest, 1),
-            }
-            self._emit(events.ADOPTED, None, fields)
+    def _adopt(self, commands: Sequence[Command], aborted: int, now: float) -> list[Action]:
+        oldest = now - min((command.arrived for command in commands), default=now)
+        failed = sum(command.attempts > 0 for command in commands)
+        fields = {"count": len(commands), "failed": failed, "aborted": aborted, "seconds": round(oldest, 1)}
+        self._emit(events.ADOPTED, None, fields)
         return [action for command in commands for action in self._arrived(command, now, anew=True)]
 
     def _arrived(self, command: Command, now: float, anew: bool = False) -> list[Action]:

@@ -35,6 +35,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import (
     Adopted,
@@ -104,6 +105,7 @@ class ReferencePump:
         self._open: dict[int, Command] = {}  # by id: fetched and not answered
         self._running: dict[int, Job] = {}  # by serial: I/O that has not returned
         self._kept: dict[int, Command] = {}  # by serial: answered with KEEP_BUF while running
+        self._former: list[int] = []  # ids, answered with KEEP_BUF while an earlier process may have their I/O out
         self._serial = 0
         self._gate_open = True
         self._closings = 0  # events emitted that close the gate
@@ -145,6 +147,7 @@ class ReferencePump:
             attempts=left.attempts,
             error=left.error,
             failed_at=left.failed_at,
+            former=isinstance(self._backend, AbsentBackend),
         )
 
     # ---- called by the main loop
@@ -248,11 +251,11 @@ class ReferencePump:
         if not self._open:
             return
         entries = self._ring.fetch()
-        for command in list(self._open.values()):
-            if self._journal.is_aborted(command.id):
-                self._answer(command, ABORTED)
+        aborted = [command for command in self._open.values() if self._journal.is_aborted(command.id)]
+        for command in aborted:
+            self._answer(command, ABORTED)
         adopted = tuple(self._open.values())
-        self._close_and_tell(lambda running: Adopted(adopted, running))
+        self._close_and_tell(lambda running: Adopted(adopted, len(aborted), running))
         self._scan(entries)
 
     def _sleep(self, poll: select.poll) -> None:
@@ -370,7 +373,10 @@ class ReferencePump:
         command = job.command
         del self._running[command.serial]
         if self._kept.pop(command.serial, None):
-            self._channel.free_kept_buffer(command.id)
+            if command.former:
+                self._former.append(command.id)
+            else:
+                self._channel.free_kept_buffer(command.id)
             self._tell(Finished(command, job.error, job.at))
         elif job.error:
             self._statistics.errors += 1
@@ -397,6 +403,9 @@ class ReferencePump:
 
     def _answer(self, command: Command, reply: Reply, keep_buffer: bool = False) -> None:
         del self._open[command.id]
+        if command.former and not keep_buffer and reply.data is None:
+            keep_buffer = True
+            self._former.append(command.id)
         read_len = None if keep_buffer else self._fill(command, reply)
         self._ring.complete(command.id, reply.status, reply.sense, read_len, keep_buffer)
         self._ring_doorbell = True
@@ -482,6 +491,12 @@ class ReferencePump:
 
     def _do_use(self, backend: Backend) -> None:
         self._backend = backend
+        if not isinstance(backend, AbsentBackend):
+            for number in self._former:
+                self._channel.free_kept_buffer(number)
+            self._former.clear()
+            for command in [*self._open.values(), *self._kept.values()]:
+                command.former = False
 
     def _do_shape(self, shape: Shape | None) -> None:
         self._shape = shape

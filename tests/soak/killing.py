@@ -14,9 +14,10 @@ SETTINGS = "retry_interval=200ms;retry_max_interval=1s"
 def kill_200_times(lab: Lab, record: Record, pump: str, cache: str) -> None:
     lab.pump = pump
     try:
+        lab.ready_spare()
         lab.kill_daemon()
         eventually(lambda: not lab.call("device", "list").code, 60, "tcmu-retryd on the bus")
-        lun = lab.lun("killed", f"{SETTINGS};cache={cache}", size=32)
+        lun = lab.lun("killed", f"{SETTINGS};cache={cache}", size=32, timeout=180)
         seen = kill_under_load(lab, lun, KILLS, SEED)
         assert seen.adopted > 0
         assert seen.busy == 0

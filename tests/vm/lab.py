@@ -14,6 +14,7 @@ from typing import Any
 from tests.vm.guest import ROOT, Guest, GuestError, Result
 
 WARM = "/run/tcmu-retry-warm"
+SPARE = "/run/tcmu-retry-spare"
 MIB = 1 << 20
 SECTOR = 512
 CORE = "/sys/kernel/config/target/core"
@@ -214,6 +215,7 @@ class Lab:
 
     guest: Guest
     daemon: int = 0
+    spare: int = 0  # pid of `spare.py`
     pump: str = ""  # that a daemon must take
     taken: int = 1  # MiB of the scratch disk
     luns: list[Lun] = field(default_factory=list)
@@ -254,15 +256,23 @@ class Lab:
         self.guest.run(f"kill {self.daemon}; {gone}")
         return time.monotonic() - began
 
+    def ready_spare(self) -> None:
+        """Daemons that `kill_daemon` can start at once, with the pump that is asked for now."""
+        if self.spare:
+            self.guest.run(f"kill {self.spare}; rm -f {SPARE} {SPARE}.ready")
+        self.spare = self.guest.start(
+            [sys.executable, f"{ROOT}/tests/vm/spare.py", SPARE], "spare.log", **self.environment
+        )
+        self.guest.run(f"until [ -e {SPARE}.ready ]; do sleep 0.2; done", timeout=START)
+
     def kill_daemon(self) -> None:
         """SIGKILL, and another one at once."""
-        self.guest.run(f"kill -9 {self.daemon}")
-        self.start_daemon()
-
-    def daemon_logs(self) -> str:
-        """Of all that ran."""
-        logs = sorted(self.guest.shared.glob("retryd-*.log"), key=lambda path: path.stat().st_mtime)
-        return "".join(path.read_text(errors="replace") for path in logs)
+        self.runs += 1
+        log = self.guest.shared / f"retryd-{self.runs}.log"
+        started = self.guest.run(
+            f"kill -9 {self.daemon}; echo {log} > {SPARE}; until [ -s {log}.pid ]; do sleep 0.05; done; cat {log}.pid"
+        )
+        self.daemon = int(started.out)
 
     def daemon_log(self) -> str:
         return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")

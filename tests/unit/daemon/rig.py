@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tcmu_retry.backends.base import Identity
+from tcmu_retry.backends.base import BackendError, Identity
 from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon import records
@@ -133,6 +134,7 @@ class Rig:
     ) -> None:
         self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
+        self.locked = False  # somebody else has the storage
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
         lun = Lun("vm1", lambda: "serial", "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
@@ -142,13 +144,18 @@ class Rig:
             lambda discards, _: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
-            lambda: self.storage,
+            self._open,
             self.notices.append,
             lambda _: None,
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
         )
+
+    def _open(self) -> Memory:
+        if self.locked:
+            raise BackendError("it is locked", errno.EBUSY)
+        return self.storage
 
     def state(self, side: Direction) -> str:
         status = self.device.status()

@@ -19,7 +19,7 @@ from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.tcmu.journal import Journal, drop_journal, open_journal
 from tcmu_retry.tcmu.ring import Ring
-from tcmu_retry.tcmu.simulated import LUN_RESET, SimulatedChannel, SimulatedKernel
+from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import BLOCK, Rig, until
 from tests.unit.scsi.test_copying import parameters, segment, target
@@ -58,12 +58,13 @@ class Succession:
         await self.rig.device.detach()
         self.first = False
 
-    async def next(self, **policy: str) -> Rig:
+    async def next(self, locked: bool = False, **policy: str) -> Rig:
+        """locked: I/O of the one before is still out, and with it the lock of the storage."""
         storage = self.rig.storage
         if self.first:
             await self.leave()
         self.rig = Rig(kernel=self.kernel, policy=policy)
-        self.rig.storage = storage
+        self.rig.storage, self.rig.locked = storage, locked
         await self.rig.device.attach(self.open, fresh=False)
         return self.rig
 
@@ -151,6 +152,40 @@ async def test_task_management_that_waits_in_the_ring_comes_first(succession: Su
     assert await rig.answer(one) == "TASK ABORTED"
     assert await rig.answer(late) == "GOOD"
     assert rig.storage.calls.count("write") == 1
+
+
+@story
+async def test_while_the_former_one_s_io_may_be_out_nothing_runs_and_no_buffer_is_given_back(
+    succession: Succession,
+) -> None:
+    """Its lock is not free: one is aborted meanwhile, one released, a third waits until the lock is had."""
+    rig = await succession.begin()
+    rig.storage.fail(errno.EIO)
+    one, two = rig.write(0, b"one"), rig.write(1, b"two")
+    await rig.held(2)
+    await succession.leave()
+    succession.kernel.abort([one], ABORT_TASK)
+    rig.storage.errors.clear()
+    rig.storage.calls.clear()
+    rig = await succession.next(locked=True)
+    assert await rig.answer(one) == "TASK ABORTED"
+    await rig.held(1)
+    assert succession.kernel.kept_ids == {1}
+    [event] = [notice for notice in rig.notices if notice.code == events.ADOPTED]
+    assert (event.fields["count"], event.fields["aborted"]) == (1, 1)
+    rig.device.kick()
+    await rig.held(1)
+    rig.device.login_waits("")
+    assert await rig.answer(two) == "BUSY"
+    assert succession.kernel.kept_ids == {1, 2}
+    three = rig.write(2, b"three")
+    await rig.held(1)
+    assert "write" not in rig.storage.calls
+    rig.locked = False
+    rig.device.kick()
+    assert await rig.answer(three) == "GOOD"
+    await until(lambda: not succession.kernel.kept_ids, "buffers given back")
+    assert rig.storage.at(0, 2) == bytes(2 * BLOCK)
 
 
 @pytest.mark.parametrize(("destination", "again"), [(40, True), (2, False)])
