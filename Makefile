@@ -6,7 +6,7 @@ BIN := .venv/bin
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
-SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin
+SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin stress-ng dbench
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
 
@@ -27,8 +27,9 @@ dbus: native ## daemon, D-Bus and CLI on a private bus, kernel simulated
 dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
 	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus; fi
 
-fuzz: .venv/made build/packages ## a million rows of any SCSI commands (RUNS=), 5,000 calls of any kind over D-Bus
-	$(BIN)/python -m tests.fuzz $(or $(RUNS),1000000)
+fuzz: native ## a million rows of any SCSI commands (RUNS=), some through ring and pump, 5,000 calls of any kind over D-Bus
+	$(BIN)/python -m tests.fuzz commands $(or $(RUNS),1000000)
+	$(BIN)/python -m tests.fuzz pumped $$(($(or $(RUNS),1000000) / 20))
 	TCMU_RETRY_FUZZ=5000 $(BIN)/python -m pytest tests/dbus/test_fuzz.py
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4

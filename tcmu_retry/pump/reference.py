@@ -414,16 +414,16 @@ class ReferencePump:
         """Put the Data-In where the kernel takes it; the value for READ_LEN, or None for the whole buffer.
 
         The kernel copies the buffer whatever the status is, and a reused data block still holds another command's
-        data: what is not written is zeroed. READ_LEN cannot say 0.
+        data: what is not written is zeroed, even where a command has no Data-In and somebody asked for some. READ_LEN
+        cannot say 0.
         """
         request = command.request
         data = reply.data
         if data is None:
-            if reply.status is Status.GOOD:
-                short = request is not None and request.op is Op.READ and request.length < command.data_length
-                return request.length if short and request is not None else None
-            if request is not None and request.op is not Op.READ:
+            if request is not None and request.takes_data:
                 return None
+            if request is not None and request.op is Op.READ and reply.status is Status.GOOD:
+                return request.length if request.length < command.data_length else None
             data = b""
         put = 0
         for offset, length in command.iovs:

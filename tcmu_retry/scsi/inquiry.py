@@ -67,7 +67,7 @@ def _serial_number(unit: Unit) -> bytes:
 
 
 def _device_identification(unit: Unit) -> bytes:
-    """Designators: NAA, T10 vendor ID, relative target port, target port group."""
+    """Designators: those of the unit, relative target port, target port group."""
     port = designator(0x1, 0x14, struct.pack(">2xH", TARGET_PORT))
     group = designator(0x1, 0x15, struct.pack(">2xH", TARGET_PORT_GROUP))
     return b"".join((*of_unit(unit.identity), port, group))

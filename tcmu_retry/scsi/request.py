@@ -86,6 +86,17 @@ class Request:
         return self.op.direction
 
     @property
+    def takes_data(self) -> bool:
+        """Its buffers hold Data-Out."""
+        match self.op:
+            case Op.READ | Op.FLUSH:
+                return False
+            case Op.VERIFY:
+                return self.compare is not Compare.NONE
+            case _:
+                return not self.zeroes
+
+    @property
     def length(self) -> int:
         """Bytes of the medium touched."""
         return sum(extent.length for extent in self.extents)
@@ -114,7 +125,7 @@ class Status(enum.IntEnum):
 class Reply:
     """What the initiator is told. `data` is the whole Data-In; shorter than the buffer means a residual (READ_LEN).
 
-    data None: the buffers already hold the Data-In (or there is none) and are left alone.
+    data None: there is no Data-In, or the buffers of a READ that is GOOD hold it.
     """
 
     status: Status

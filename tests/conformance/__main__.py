@@ -100,7 +100,7 @@ def report(names: list[str], table: Table, kernel: str, tool: str) -> str:
         "| test | | reason |",
         "|---|---|---|",
     ]  # fmt: skip
-    reasons = {**expected.FAILS, **expected.SKIPS}
+    reasons = {**expected.FAILS, **expected.RACES, **expected.SKIPS}
     for name in names:
         outcome = table[OURS][name]
         if outcome.verdict != "pass":
@@ -114,7 +114,7 @@ def defects(outcomes: dict[str, Outcome]) -> list[str]:
     """One sentence for each test that ended otherwise than `expected.py` says."""
     found = []
     for name, outcome in outcomes.items():
-        listed = name in (expected.FAILS if outcome.verdict == "fail" else expected.SKIPS)
+        listed = name in (expected.FAILS | expected.RACES if outcome.verdict == "fail" else expected.SKIPS)
         if outcome.verdict == "pass" and (name in expected.FAILS or name in expected.SKIPS):
             found.append(f"{name} passes and still stands in tests/conformance/expected.py; take it out there")
         elif outcome.verdict in ("hang", "not run") or (outcome.verdict != "pass" and not listed):

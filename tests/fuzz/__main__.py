@@ -1,6 +1,6 @@
-"""`make fuzz`: atheris over `commands.check`, in parts that go on where the last one ended.
+"""`make fuzz`: atheris over a module's `check`, in parts that go on where the last one ended.
 
-    python -m tests.fuzz RUNS
+    python -m tests.fuzz commands|pumped RUNS
 
 Ten seconds at most are missing from the counts. The corpus that a part found stays in build/fuzz; the tree has a small
 one to begin with. Each part adds a line with its counts to build/fuzz/parts.log.
@@ -8,6 +8,7 @@ one to begin with. Each part adds a line with its counts to build/fuzz/parts.log
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -15,41 +16,43 @@ import time
 
 from tests.vm.guest import ROOT
 
-CORPUS = ROOT / "build/fuzz/corpus"
+CORPUS = ROOT / "build/fuzz"
 SEEDS = ROOT / "tests/fuzz/corpus"
 WORKER = "_FUZZ_WORKER"
 
 
-def worker(runs: int) -> None:
+def worker(target: str, runs: int) -> None:
     import atheris
 
-    with atheris.instrument_imports(include=["tcmu_retry.scsi", "tcmu_retry.pump.execute"]):
-        from tests.fuzz import commands
+    with atheris.instrument_imports(include=["tcmu_retry.scsi", "tcmu_retry.pump"]):
+        module = importlib.import_module(f"tests.fuzz.{target}")
 
     inputs = total = 0
 
     def one(data: bytes) -> None:
         nonlocal inputs, total
-        total += commands.check(data)
+        total += module.check(data)
         inputs += 1
         if time.monotonic() > told[0] + 10:
             told[0] = time.monotonic()
             os.write(1, f"inputs {inputs} commands {total}\n".encode())
 
     told = [time.monotonic()]
-    atheris.Setup(["fuzz", f"-runs={runs}", "-max_len=1024", "-print_final_stats=1", str(CORPUS), str(SEEDS)], one)
+    atheris.Setup(
+        ["fuzz", f"-runs={runs}", "-max_len=1024", "-print_final_stats=1", str(CORPUS / target), str(SEEDS)], one
+    )
     atheris.Fuzz()
 
 
 def main() -> int:
-    runs = int(sys.argv[1])
+    target, runs = sys.argv[1], int(sys.argv[2])
     if os.environ.get(WORKER):
-        worker(runs)
+        worker(target, runs)
         return 0
-    CORPUS.mkdir(parents=True, exist_ok=True)
+    (CORPUS / target).mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.fuzz", str(runs)], cwd=ROOT, env={**os.environ, WORKER: "1"},
+        [sys.executable, "-m", "tests.fuzz", target, str(runs)], cwd=ROOT, env={**os.environ, WORKER: "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     assert process.stdout is not None
@@ -62,7 +65,8 @@ def main() -> int:
     code = process.wait()
     seconds = time.monotonic() - began
     with (ROOT / "build/fuzz/parts.log").open("a") as log:
-        log.write(f"{time.strftime('%F')} inputs {done} commands {commands} seconds {seconds:.0f} exit {code} {said}\n")
+        counts = f"inputs {done} commands {commands} seconds {seconds:.0f}"
+        log.write(f"{time.strftime('%F')} {target} {counts} exit {code} {said}\n")
     return code
 
 

@@ -20,7 +20,7 @@ from tcmu_retry.scsi.opcodes import TABLE
 from tcmu_retry.scsi.request import Direction, Op, Reply, Request, Status
 from tcmu_retry.scsi.sense import parse
 
-_SHAPES = ((512, 64), (4096, 16))  # block size, blocks
+SHAPES = ((512, 64), (4096, 16))  # block size, blocks
 MOST_COMMANDS = 8
 GUARD = 64  # bytes around each buffer that nobody may touch
 GUARD_BYTE, STALE_BYTE = 0xEE, 0xA5  # STALE: what an earlier command left in a buffer
@@ -108,7 +108,7 @@ def check(data: bytes) -> int:
     """Carry an input's commands out and assert what holds for any; how many there were."""
     source = Input(data)
     shape = source.take(1)[0]
-    block_size, blocks = _SHAPES[shape & 1]
+    block_size, blocks = SHAPES[shape & 1]
     read_only = bool(shape & 2)
     medium = Medium(block_size, blocks, can_discard=bool(shape & 4))
     disk = Disk(IDENTITY, block_size, blocks * block_size, can_discard=medium.can_discard, read_only=read_only)

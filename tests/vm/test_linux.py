@@ -105,7 +105,7 @@ def names(lab: Lab, disk: str) -> dict[str, str]:
     generic = lab.guest.look(f"ls /sys/block/{node}/device/scsi_generic")
     return {
         "scsi_id": lab.guest.run(f"/lib/udev/scsi_id --export --whitelisted -d {disk}").out,
-        "wwid": lab.guest.look(f"cat /sys/block/{node}/device/wwid"),
+        "wwid": lab.guest.look(f"tr -d '\\0' < /sys/block/{node}/device/wwid"),  # a name string with its padding
         "lsblk": lab.guest.look(f"lsblk -dno VENDOR,MODEL,REV,SIZE,LOG-SEC,PHY-SEC,ROTA {disk}"),
         "lsscsi": lab.guest.look(f"lsscsi --scsi_id | grep -w {disk} | cut -c11- | sed 's,/dev/[a-z]*,,'"),
         "vpd 83h": lab.guest.look(f"sg_inq --hex --page=0x83 /dev/{generic}"),

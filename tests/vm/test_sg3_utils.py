@@ -39,7 +39,9 @@ SAYS = {
     "sg_vpd -a": [
         "Unit serial number: [0-9a-f-]{36}",
         "0x6001405[0-9a-f]{25}",
+        "EUI-64 based 16 byte identifier",
         "vendor id: TCMU",
+        r"SCSI name string:\s+naa\.6001405[0-9a-f]{25}",
         "Relative target port: 0x1",
         "SIMPSUP=1",
         "Receive copy operating parameters",

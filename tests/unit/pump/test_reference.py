@@ -618,6 +618,23 @@ def test_an_answer_that_is_not_good_carries_no_foreign_data(rig, reply, cdb):
     assert command.data == bytes(BLOCK)
 
 
+@pytest.mark.parametrize("error", [0, errno.EIO], ids=["good", "failed"])
+@pytest.mark.parametrize("asked", [Request(Op.FLUSH), Request(Op.VERIFY, (Extent(0, BLOCK),))], ids=["flush", "verify"])
+def test_a_command_without_data_fills_a_buffer_that_came_with_it_with_zeros(rig, asked, error):
+    """Nothing keeps an initiator from asking for Data-In where its command has none."""
+    secret(rig)
+    rig.storage.errors |= {("flush", 0): error, ("read", 0): error}
+    command = rig.kernel.submit(INQUIRY, data_in=BLOCK)
+    arrived = rig.next(Arrived).command
+    arrived.request = asked
+    rig.pump.dispatch(arrived)
+    assert rig.next(Finished).error == error
+    if error:
+        rig.pump.complete(arrived, BUSY)
+    assert rig.answer(command) == (Status.BUSY if error else Status.GOOD)
+    assert command.data == bytes(BLOCK)
+
+
 def test_a_read_that_failed_half_way_gives_nothing_away(rig):
     secret(rig)
     rig.storage.errors["read", 5] = errno.EIO

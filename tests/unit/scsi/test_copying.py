@@ -25,7 +25,7 @@ from tests.unit.scsi.conftest import BLOCKS, IDENTITY
 
 COPY = "EXTENDED COPY (LID1)"
 STATUS = "RECEIVE COPY STATUS (LID1)"
-NAA, T10 = of_unit(IDENTITY)
+NAA, EUI, T10, NAME = of_unit(IDENTITY)
 
 
 def target(kind: int = 0xE4, name: bytes = NAA, device: int = 0, block_size: int = 512) -> bytes:
@@ -57,11 +57,11 @@ def test_sources_and_destinations_in_turn(lun) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [NAA, T10[:3] + bytes((20,)) + T10[4:24]])
+@pytest.mark.parametrize("name", [NAA, EUI, *(long[:3] + bytes((20,)) + long[4:24] for long in (T10, NAME))])
 def test_the_unit_is_known_by_its_designators_only(lun, name: bytes) -> None:
-    """T10's is longer than a target descriptor has room for; cut short it is another's."""
+    """T10's and the name are longer than a target descriptor has room for; cut short they are another's."""
     outcome = lun.send(**send(parameters([target(name=name)], [segment(0, 8, 1)])))
-    assert isinstance(outcome, Request) == (name == NAA)
+    assert isinstance(outcome, Request) == (name in (NAA, EUI))
 
 
 def test_nothing_to_copy_is_no_error(lun) -> None:

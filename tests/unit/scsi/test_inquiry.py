@@ -1,8 +1,10 @@
 """INQUIRY: initiators decide by these bytes what the disk is and which commands they use."""
 
+from collections.abc import Callable
+
 import pytest
 
-from tcmu_retry.scsi.designators import naa
+from tcmu_retry.scsi.designators import eui, naa, name
 from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.sense import INVALID_FIELD_IN_CDB
 
@@ -52,7 +54,7 @@ def test_serial_number(lun) -> None:
 
 
 def test_device_identification(lun) -> None:
-    """NAA as LIO and tcmu-runner make it, so that /dev/disk/by-id stays the same; then T10, port and group."""
+    """NAA as LIO and tcmu-runner make it, so that /dev/disk/by-id stays the same; EUI, T10, name; port and group."""
     data = lun.good(**inquiry(0x83))[4:]
     designators = []
     while data:
@@ -60,17 +62,28 @@ def test_device_identification(lun) -> None:
         data = data[4 + data[3] :]
     assert designators == [
         (1, 0x03, bytes.fromhex("6001405aabbccdd11223344556677889")),
+        (1, 0x02, bytes.fromhex("aabbccdd112233440014055566778890")),
         (2, 0x01, b"TCMU    aabbccdd-1122-3344-5566-778899aabbcc"),
+        (3, 0x08, b"naa.6001405aabbccdd11223344556677889\0\0\0\0"),
         (1, 0x14, bytes.fromhex("00000001")),
         (1, 0x15, bytes.fromhex("00000001")),
     ]
 
 
-def test_naa_of_short_serials_stays_unique() -> None:
+@pytest.mark.parametrize(("make", "company"), [(naa, slice(1, 7)), (eui, slice(16, 22))])
+def test_identifiers_of_short_serials_stay_unique(make: Callable[[str], bytes], company: slice) -> None:
     """Two WWNs that differ only in characters that are no hex digits must not become one disk."""
-    assert naa("vm1") != naa("vn1")
-    assert len(naa("vm1")) == 16
-    assert naa("vm1").hex().startswith("6001405")
+    assert make("vm1") != make("vn1")
+    assert len(make("vm1")) == 16
+    assert make("vm1").hex()[company] == "001405"
+
+
+def test_every_digit_of_a_wwn_that_one_identifier_has_the_others_have() -> None:
+    """What makes two LUNs differ by NAA makes them differ by EUI and name, and nothing else does."""
+    wwn = "0123456789abcdef0123456789abcdef"
+    for make in (naa, eui, name):
+        changed = {at for at in range(32) if make(wwn[:at] + "f0"[wwn[at] == "f"] + wwn[at + 1 :]) != make(wwn)}
+        assert changed == set(range(25))
 
 
 @pytest.mark.parametrize("serial", ["", "ä", "x" * 300])
