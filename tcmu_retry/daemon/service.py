@@ -21,6 +21,7 @@ from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.backends.filters import apply
+from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.policy import PolicyError
 from tcmu_retry.core.words import nearest
@@ -174,7 +175,7 @@ class Service:
 
     async def _removed(self, uio: UioDevice) -> int:
         await self.forget(uio.uio)
-        await offload(takeover.forget, uio)
+        await offload(takeover.forget, uio, True)
         return 0
 
     async def forget(self, uio: str) -> None:
@@ -267,14 +268,22 @@ class Service:
             def refuse(count: int, reason: str) -> None:
                 loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
-            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, refuse), fresh)
+            replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
+            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, refuse), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
 
     def _not_taken_up(self, name: str, count: int, reason: str) -> None:
         self._notice(view.notice(events.NOT_ADOPTED, name, None, {"count": count, "reason": reason}, time.time()))
 
-    async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
+    async def serve(
+        self,
+        lun: Lun,
+        config: DeviceConfig,
+        open_channel: Callable[[], Channel],
+        fresh: bool,
+        replay: ReplayLog | None = None,
+    ) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
         device = Device(
             lun,
@@ -286,6 +295,7 @@ class Service:
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
+            replay,
         )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device

@@ -25,21 +25,17 @@ goes on without.
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import mmap
 import os
-import stat
 import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from tcmu_retry.tcmu.ring import OP_CMD, CommandEntry, RingError, layout
 
 log = logging.getLogger(__name__)
 
-DIRECTORY = Path("/run/tcmu-retry/journal")
 MAGIC = b"TCMUjrnl"
 VERSION = 1
 IDS = 1 << 16
@@ -303,40 +299,3 @@ class Journal:
 
 def _place(number: int) -> int:
     return _SLOTS + number * SLOT
-
-
-def open_journal(name: str, identity: str, directory: Path = DIRECTORY) -> Journal:
-    """The journal of this name. Raises OSError where it cannot be had, or others may have laid it there."""
-    directory.parent.mkdir(mode=0o755, exist_ok=True)
-    directory.mkdir(mode=0o700, exist_ok=True)
-    folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        _check_owner(folder, directory)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o600, dir_fd=folder)
-    finally:
-        os.close(folder)
-    try:
-        _check_owner(fd, directory / name)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EPERM, f"{directory / name} is no file")
-    except OSError:
-        os.close(fd)
-        raise
-    return Journal(fd, identity)
-
-
-def _check_owner(fd: int, path: Path) -> None:
-    """Raises OSError EPERM."""
-    found = os.fstat(fd)
-    if (
-        found.st_uid != os.geteuid()
-        or stat.S_IMODE(found.st_mode) & 0o077
-        or (found.st_nlink > 1 and stat.S_ISREG(found.st_mode))
-    ):
-        raise OSError(errno.EPERM, f"{path} is not ours alone; remove it")
-
-
-def drop_journal(name: str, directory: Path = DIRECTORY) -> None:
-    """The ring it was of is gone, or reset: nobody may believe it any more."""
-    with contextlib.suppress(FileNotFoundError):
-        (directory / name).unlink()

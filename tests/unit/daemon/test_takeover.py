@@ -17,7 +17,8 @@ from tcmu_retry.daemon import takeover
 from tcmu_retry.scsi.designators import of_unit
 from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.request import Direction
-from tcmu_retry.tcmu.journal import Journal, drop_journal, open_journal
+from tcmu_retry.tcmu.journal import Journal
+from tcmu_retry.tcmu.own import drop_own, open_own
 from tcmu_retry.tcmu.ring import Ring
 from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
@@ -248,8 +249,8 @@ class Machine:
         patch.setattr(takeover, "SYS", root)
         patch.setattr(takeover, "BOOT_ID", root / "boot_id")
         patch.setattr(takeover, "UioChannel", lambda uio: self.kernel.open())
-        patch.setattr(takeover, "open_journal", partial(open_journal, directory=self.directory))
-        patch.setattr(takeover, "drop_journal", partial(drop_journal, directory=self.directory))
+        patch.setattr(takeover, "open_own", partial(open_own, directory=self.directory))
+        patch.setattr(takeover, "drop_own", partial(drop_own, directory=self.directory))
         patch.setattr(takeover.configfs, "block", lambda uio, blocked: self.asked.append(f"block {blocked:d}"))
         patch.setattr(takeover.configfs, "reset_ring", self.reset)
 

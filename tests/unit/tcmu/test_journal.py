@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import random
 import signal
-import sys
 import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -21,38 +17,13 @@ from tcmu_retry.pump.native.core import Core
 from tcmu_retry.scsi.request import Status
 from tcmu_retry.tcmu import journal as module
 from tcmu_retry.tcmu import ring as ring_module
-from tcmu_retry.tcmu.journal import Journal, JournalError, drop_journal, open_journal
+from tcmu_retry.tcmu.journal import Journal, JournalError
 from tcmu_retry.tcmu.ring import CommandEntry, Ring
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedCommand, SimulatedKernel
+from tests.unit.killed import Killed, killed_at
 
 WRITE_10 = bytes((0x2A,)).ljust(10, b"\0")
 STEPS = {module.__file__, ring_module.__file__}
-
-
-class Killed(BaseException):
-    """Nothing of the process runs after this point."""
-
-
-@contextlib.contextmanager
-def killed_at(step: int) -> Iterator[list[int]]:
-    """Raises Killed at this line of the ring's or the journal's code; yields how many lines there were."""
-    lines = [0]
-
-    def look(frame: FrameType, event: str, argument: object) -> object:
-        if frame.f_code.co_filename not in STEPS:
-            return None
-        if event == "line":
-            lines[0] += 1
-            if lines[0] == step:
-                raise Killed
-        return look
-
-    before = sys.gettrace()
-    sys.settrace(look)  # type: ignore[arg-type]
-    try:
-        yield lines
-    finally:
-        sys.settrace(before)
 
 
 class World:
@@ -188,7 +159,7 @@ def test_killed_at_any_step_every_command_is_answered_once(story: list[tuple[str
         step += 1
         world = World()
         try:
-            with killed_at(step):
+            with killed_at(step, STEPS):
                 for what in story:
                     world.do(what)
         except Killed:
@@ -198,7 +169,7 @@ def test_killed_at_any_step_every_command_is_answered_once(story: list[tuple[str
             break
         world.end()
         try:
-            with killed_at(again or 1):
+            with killed_at(again or 1, STEPS):
                 world.start()
         except Killed:
             world.end()
@@ -362,40 +333,3 @@ def test_the_native_ring_is_killed_at_any_instruction() -> None:
         world.start()
         world.finish()
         world.end()
-
-
-# ---- the file
-
-
-def test_only_a_file_of_our_own_is_used(tmp_path: Path) -> None:
-    directory = tmp_path / "run" / "journal"
-    journal = open_journal("uio0", "vm1", directory)
-    journal.begin(0)
-    journal.close()
-    assert directory.stat().st_mode & 0o777 == 0o700
-    assert (directory / "uio0").stat().st_mode & 0o777 == 0o600
-    (directory / "uio1").symlink_to(directory / "uio0")
-    with pytest.raises(OSError, match="symbolic links"):
-        open_journal("uio1", "vm1", directory)
-    os.link(directory / "uio0", directory / "uio2")
-    with pytest.raises(PermissionError, match="not ours alone"):
-        open_journal("uio2", "vm1", directory)
-    (directory / "uio2").unlink()
-    (directory / "uio0").chmod(0o644)
-    with pytest.raises(PermissionError, match="not ours alone"):
-        open_journal("uio0", "vm1", directory)
-    drop_journal("uio0", directory)
-    drop_journal("uio0", directory)
-    os.mkfifo(directory / "uio3", 0o600)
-    with pytest.raises(PermissionError, match="is no file"):
-        open_journal("uio3", "vm1", directory)
-    directory.chmod(0o777)
-    with pytest.raises(PermissionError, match="not ours alone"):
-        open_journal("uio4", "vm1", directory)
-
-
-def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "journal").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(NotADirectoryError):
-        open_journal("uio0", "vm1", tmp_path / "journal")
