@@ -38,13 +38,14 @@ def noted(records: list[Record]) -> list[bytes]:
     return [bytes(record.data) for record in records]
 
 
-STORY = st.lists(st.one_of(st.integers(0, 600), st.just("flush")), min_size=1, max_size=12)
+# Bytes to note; or a flush of all but so many of the last.
+STORY = st.lists(st.one_of(st.integers(0, 600), st.tuples(st.integers(0, 3))), min_size=1, max_size=12)
 
 
 @given(STORY, STORY)
 @settings(max_examples=30, deadline=None)
 def test_killed_at_any_step_nothing_noted_is_missing_and_nothing_comes_from_nowhere(
-    before: list[int | str], story: list[int | str]
+    before: list[int | tuple[int]], story: list[int | tuple[int]]
 ) -> None:
     """Notes of any size and flushes, killed at each line: what was noted is there, in order, and only that."""
     step = 0
@@ -57,18 +58,22 @@ def test_killed_at_any_step_nothing_noted_is_missing_and_nothing_comes_from_nowh
         maybe: list[list[bytes]] = []  # what there may be if it is killed now
 
         def play(
-            story: list[int | str], shelf: Shelf = shelf, kept: list[bytes] = kept, maybe: list[list[bytes]] = maybe
+            story: list[int | tuple[int]],
+            shelf: Shelf = shelf,
+            kept: list[bytes] = kept,
+            maybe: list[list[bytes]] = maybe,
         ) -> None:
             nonlocal number
             for what in story:
-                if what == "flush":
-                    maybe[:] = [[*kept], []]
-                    shelf.flushed(shelf.number)
-                    shelf.complete()
-                    kept.clear()
+                if isinstance(what, tuple):
+                    stays = kept[max(len(kept) - what[0], 0) :]
+                    maybe[:] = [[*kept], [*stays]]
+                    if len(shelf._live) > what[0]:
+                        shelf.flushed(list(shelf._live)[-what[0] - 1])
+                    kept[:] = stays
                 else:
                     number += 1
-                    data = bytes([number]) * int(what)
+                    data = bytes([number]) * what
                     maybe[:] = [[*kept], [*kept, data]]
                     if shelf.put(WRITE, number, len(data), [memoryview(data)]) is not None:
                         kept.append(data)
@@ -166,12 +171,16 @@ def test_a_log_of_others_is_not_believed(place: int, value: bytes, message: str)
 
 
 def test_what_an_initiator_wrote_is_not_taken_for_a_record() -> None:
-    """Data that looks like the record that would come next."""
+    """Data that looks like the record that would come next, where the end of the records is after a round."""
     daemons = Daemons()
     shelf, _ = daemons.next()
-    fake = module._HEAD.pack(3, 0, 512, ZERO, 0)
-    shelf.put(WRITE, 0, 512, [memoryview(fake * 12)])
+    fake = module._HEAD.pack(7, 0, 512, ZERO, 0)
+    for _ in range(3):
+        shelf.put(WRITE, 0, 512, [memoryview(fake * 16)])
     shelf.flushed(shelf.number)
-    shelf.put(WRITE, 0, 512, [memoryview(b"x")])
-    assert noted(daemons.next()[1]) == [b"x"]
+    shelf.put(WRITE, 0, 512, [memoryview(b"x" * 512)])
+    shelf.flushed(shelf.number)
+    shelf.put(WRITE, 0, 512, [memoryview(b"y" * 32)])
+    assert shelf.number == 6
+    assert noted(daemons.next()[1]) == [b"y" * 32]
     daemons.end()
