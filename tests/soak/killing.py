@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
+
 from tests.soak.conftest import Record
 from tests.vm.killing import kill_under_load
 from tests.vm.lab import Lab, eventually
 
-KILLS = 200
+KILLS = int(os.environ.get("KILLS", "200"))
 SEED = 20261126
 SETTINGS = "retry_interval=200ms;retry_max_interval=1s"
 
 
-def kill_200_times(lab: Lab, record: Record, pump: str, cache: str) -> None:
+def kill_many_times(lab: Lab, record: Record, pump: str, cache: str) -> None:
     lab.pump = pump
     try:
-        lab.ready_spare()
+        lab.begin_spares()
         lab.kill_daemon()
         eventually(lambda: not lab.call("device", "list").code, 60, "tcmu-retryd on the bus")
         lun = lab.lun("killed", f"{SETTINGS};cache={cache}", size=32, timeout=180)
@@ -28,3 +30,4 @@ def kill_200_times(lab: Lab, record: Record, pump: str, cache: str) -> None:
         record(**figures)
     finally:
         lab.pump = ""
+        lab.begin_spares()

@@ -24,7 +24,7 @@ class Killed:
 
 
 def kill_under_load(lab: Lab, lun: Lun, kills: int, seed: int) -> Killed:
-    """A kill in an outage of errors, one in an outage that hangs, one in none, and so on; `ready_spare` came before.
+    """A kill in an outage of errors, one in an outage that hangs, one in none, and so on.
 
     Raises AssertionError for anything an initiator could see.
     """
@@ -49,7 +49,7 @@ def kill_under_load(lab: Lab, lun: Lun, kills: int, seed: int) -> Killed:
             time.sleep(chance.uniform(0, 1.5))
         lab.kill_daemon()
         if outage:
-            time.sleep(chance.uniform(0, 4))
+            time.sleep(chance.uniform(0, 2))
             lun.storage.go_on() if outage == "hang" else lun.storage.back()
         eventually(lambda: f"LUN {lun.name} is served" in lab.daemon_log(), START, "served again")
         assert lab.ended(log) is None, lab.log(log)[-3000:]

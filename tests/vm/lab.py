@@ -240,10 +240,22 @@ class Lab:
 
     def start_daemon(self) -> None:
         self.runs += 1
-        self.daemon = self.guest.start(
-            [sys.executable, "-X", "faulthandler", "-m", "tcmu_retry.retryd", "--debug"],
-            f"retryd-{self.runs}.log",
-            **self.environment,
+        log = f"retryd-{self.runs}.log"
+        if not self.spare:
+            self.daemon = self.guest.start(
+                [sys.executable, "-X", "faulthandler", "-m", "tcmu_retry.retryd", "--debug"], log, **self.environment
+            )
+            return
+        path = self.guest.shared / log
+        self.guest.run(f"until [ -e {SPARE}.ready ]; do sleep 0.2; done; echo {path} > {SPARE}", timeout=START)
+        self.daemon = int(self.guest.run(f"until [ -s {path}.pid ]; do sleep 0.05; done; cat {path}.pid").out)
+
+    def begin_spares(self) -> None:
+        """From now on daemons start at once, with the pump that is asked for now; returns before they are ready."""
+        if self.spare:
+            self.guest.run(f"kill {self.spare}; rm -f {SPARE} {SPARE}.ready")
+        self.spare = self.guest.start(
+            [sys.executable, f"{ROOT}/tests/vm/spare.py", SPARE], "spare.log", **self.environment
         )
 
     def wait_daemon(self) -> None:
@@ -256,23 +268,10 @@ class Lab:
         self.guest.run(f"kill {self.daemon}; {gone}")
         return time.monotonic() - began
 
-    def ready_spare(self) -> None:
-        """Daemons that `kill_daemon` can start at once, with the pump that is asked for now."""
-        if self.spare:
-            self.guest.run(f"kill {self.spare}; rm -f {SPARE} {SPARE}.ready")
-        self.spare = self.guest.start(
-            [sys.executable, f"{ROOT}/tests/vm/spare.py", SPARE], "spare.log", **self.environment
-        )
-        self.guest.run(f"until [ -e {SPARE}.ready ]; do sleep 0.2; done", timeout=START)
-
     def kill_daemon(self) -> None:
         """SIGKILL, and another one at once."""
-        self.runs += 1
-        log = self.guest.shared / f"retryd-{self.runs}.log"
-        started = self.guest.run(
-            f"kill -9 {self.daemon}; echo {log} > {SPARE}; until [ -s {log}.pid ]; do sleep 0.05; done; cat {log}.pid"
-        )
-        self.daemon = int(started.out)
+        self.guest.run(f"kill -9 {self.daemon}")
+        self.start_daemon()
 
     def daemon_log(self) -> str:
         return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")
