@@ -71,12 +71,13 @@ class Shelf:
         self._number = 0
         self._live: dict[int, int] = {}  # place by number
 
-    def begin(self) -> None:
-        """The file is new, and nothing is unflushed. Raises OSError where there is no memory."""
+    def begin(self, lost: bool = False) -> None:
+        """The file is new. lost: what is not flushed is not here. Raises OSError where there is no memory."""
         if not self._reserve(_RECORDS + _HEAD.size):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._memory[_IDENTITY : _IDENTITY + len(self._identity)] = self._identity
         self._put(_START, _RECORDS)
+        self._put(_LOST, lost)
         _HEADER.pack_into(self._memory, 0, MAGIC, VERSION, len(self._identity))
 
     def resume(self) -> list[Record]:
@@ -89,7 +90,7 @@ class Shelf:
         if bytes(self._memory[_IDENTITY : _IDENTITY + min(length, 1024)]) != self._identity:
             raise ShelfError("its log is of another device")
         if self._get(_LOST):
-            raise ShelfError("there was no room for its log in /run")
+            raise ShelfError("its log was not complete")
         found = list(self._walk())
         self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
         return found

@@ -55,7 +55,7 @@ def open_log(uio: UioDevice, fresh: bool) -> ReplayLog:
     try:
         drop_own(name)  # and not begun anew: a process that has it would die of it
         shelf = Shelf(open_own(name), identity, SHELF)
-        shelf.begin()
+        shelf.begin(lost=not fresh)
     except OSError as error:
         shelf = None
         log.warning("LUN %s: no room for its log of unflushed writes: %s; it dies with the daemon", uio.name, error)

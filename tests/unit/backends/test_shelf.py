@@ -91,7 +91,7 @@ def test_killed_at_any_step_nothing_noted_is_missing_and_nothing_comes_from_nowh
         try:
             shelf, left = daemons.next()
         except ShelfError as error:
-            assert "no room" in str(error)
+            assert "not complete" in str(error)
         else:
             assert noted(left) in maybe
             more = b"more" * 10
@@ -142,7 +142,7 @@ def test_without_room_the_next_daemon_knows_until_all_is_flushed() -> None:
     backend = ReplayLog(1 << 20, daemons.next()[0]).over(storage)
     for number in range(8):
         write(backend, number, number)
-    with pytest.raises(ShelfError, match="no room"):
+    with pytest.raises(ShelfError, match="not complete"):
         daemons.next()
     backend.flush()
     write(backend, 0, 9)

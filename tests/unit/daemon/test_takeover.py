@@ -22,7 +22,7 @@ from tcmu_retry.tcmu.own import drop_own, open_own
 from tcmu_retry.tcmu.ring import Ring
 from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
-from tests.unit.daemon.rig import BLOCK, Rig, until
+from tests.unit.daemon.rig import BLOCK, Memory, Rig, served, until
 from tests.unit.scsi.test_copying import parameters, segment, target
 
 
@@ -343,3 +343,37 @@ def test_without_room_for_a_journal_a_lun_is_served_without(machine: Machine, mo
     channel = machine.open(fresh=True)
     assert channel.journal is None
     channel.close()
+
+
+# ---- what write-back has not flushed
+
+
+def test_what_a_killed_daemon_had_not_flushed_is_in_the_next_one_s_log(machine: Machine) -> None:
+    storage = Memory(write_back=True)
+    backend = takeover.open_log(machine.uio, fresh=True).over(storage)
+    backend.write(0, [memoryview(b"a" * BLOCK)], durable=False)
+    storage.lose()
+    takeover.open_log(machine.uio, fresh=False).over(storage).flush()
+    assert storage.stable.startswith(b"a" * BLOCK)
+    assert len(takeover.open_log(machine.uio, fresh=False)) == 0
+
+
+def test_where_a_log_should_be_and_is_none_a_flush_fails_however_often_the_daemon_begins(machine: Machine) -> None:
+    takeover.open_log(machine.uio, fresh=True)
+    takeover.forget(machine.uio, gone=True)
+    for _ in range(2):
+        backend = takeover.open_log(machine.uio, fresh=False).over(Memory(write_back=True))
+    with pytest.raises(OSError, match="may be lost"):
+        backend.flush()
+    backend.flush()
+    takeover.open_log(machine.uio, fresh=False).over(Memory(write_back=True)).flush()
+
+
+def test_a_daemon_that_stops_in_order_leaves_nothing_unflushed() -> None:
+    async def story() -> None:
+        async with served(cache="writeback") as rig:
+            assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+            assert not rig.storage.stable.startswith(b"one")
+        assert rig.storage.stable.startswith(b"one")
+
+    asyncio.run(story())
