@@ -25,7 +25,9 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.base import Backend
+from tcmu_retry.backends.file import ZEROS
+from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.backends.shelf import DISCARD, WRITE, ZERO, ZERO_UNMAP, Record, Shelf
 from tcmu_retry.scsi.request import Extent
 
@@ -46,10 +48,19 @@ class _Change:
     def again(self, backend: Backend) -> None:
         if self.kind == WRITE:
             _write_all(backend, self.extent.offset, self.data)
-        elif self.kind == DISCARD:
-            backend.discard(self.extent.offset, self.extent.length)
-        else:
-            backend.zero(self.extent.offset, self.extent.length, self.kind == ZERO_UNMAP)
+            return
+        extent = self.extent
+        try:
+            if self.kind == DISCARD:
+                backend.discard(extent.offset, extent.length)
+            else:
+                backend.zero(extent.offset, extent.length, self.kind == ZERO_UNMAP)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            # By writes where the storage cannot do it any other way any more: zeros are what it reads as.
+            for offset in range(extent.offset, extent.end, len(ZEROS)):
+                _write_all(backend, offset, ZEROS[: extent.end - offset])
 
 
 class ReplayLog:
@@ -69,18 +80,21 @@ class ReplayLog:
         self._busy: list[Extent] = []  # ranges that are being changed
         self._users = 0
         self._alone = False
-        self._doubt = False  # an error since the last good flush: what the storage has is not known
+        self._sure: Backend | None = None  # has all changes, flushed or not, as far as errors tell
         self._free = threading.Condition()
         self._flushing = threading.Lock()
         for record in left:
             self._keep(record.kind, Extent(record.offset, record.length), record.data)
 
     def over(self, backend: Backend) -> Backend:
-        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError."""
-        logged = _Logged(self, backend)
-        self._doubt = True
-        self.make_again(backend)
-        return logged
+        """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
+
+        Nobody else uses the log meanwhile, unless this takes too long and its result is dropped.
+        """
+        with self._free:
+            changes = list(self._changes.values())
+        self._make(changes, backend)
+        return _Logged(self, backend)
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -101,7 +115,8 @@ class ReplayLog:
         try:
             yield
         except OSError as error:
-            self._doubt = self._doubt or error.errno != errno.EOPNOTSUPP
+            if error.errno != errno.EOPNOTSUPP:
+                self._sure = None
             raise
         finally:
             with self._free:
@@ -141,13 +156,15 @@ class ReplayLog:
             if self._lost:
                 self._lost = False
                 raise OSError(errno.EREMOTEIO, "what was written before the daemon's end may be lost")
-            if self._doubt:
+            if self._sure is not backend:
                 self.make_again(backend)
             with self._free:
                 upto, shelved = self._number, self._shelf.number if self._shelf is not None else 0
             with self.shared():
                 backend.flush()
             with self._free:
+                if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
+                    raise OSError(errno.EIO, os.strerror(errno.EIO))
                 for key in [key for key, change in self._changes.items() if change.number <= upto]:
                     self._forget(key)
                 if self._shelf is not None:
@@ -168,13 +185,16 @@ class ReplayLog:
             self._free.wait_for(lambda: not self._users)
             changes = list(self._changes.values())
         try:
-            for change in changes:
-                change.again(backend)
-            self._doubt = False
+            self._make(changes, backend)
         finally:
             with self._free:
                 self._alone = False
                 self._free.notify_all()
+
+    def _make(self, changes: Sequence[_Change], backend: Backend) -> None:
+        for change in changes:
+            change.again(backend)
+        self._sure = backend
 
     def _forget(self, key: tuple[int, int]) -> None:
         change = self._changes.pop(key, None)
@@ -182,29 +202,16 @@ class ReplayLog:
             self._weight -= change.weight
 
 
-class _Logged:
-    """A backend whose changes are logged; see `backends.base.Backend`."""
-
-    write_back = True
+class _Logged(Wrapper):
+    """A backend whose changes are logged."""
 
     def __init__(self, log: ReplayLog, below: Backend) -> None:
+        super().__init__(below)
         self._log = log
-        self._below = below
 
     @property
-    def identity(self) -> Identity:
-        return self._below.identity
-
-    @property
-    def block_size(self) -> int:
-        return self._below.block_size
-
-    @property
-    def can_discard(self) -> bool:
-        return self._below.can_discard
-
-    def size(self) -> int:
-        return self._below.size()
+    def write_back(self) -> bool:
+        return True
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():
@@ -214,6 +221,7 @@ class _Logged:
         self._log.make_room(self._below)
         with self._log.changing(Extent(offset, sum(map(len, buffers)))):
             moved = self._below.write(offset, buffers, durable)
+            moved -= moved % self.block_size  # only whole blocks can be written again, and the caller goes on at one
             self._log.note(WRITE, Extent(offset, moved), _first(buffers, moved))
         return moved
 
@@ -227,9 +235,6 @@ class _Logged:
         self._change(
             ZERO_UNMAP if discard else ZERO, Extent(offset, length), lambda: self._below.zero(offset, length, discard)
         )
-
-    def close(self) -> None:
-        self._below.close()
 
     def _change(self, kind: int, extent: Extent, make: Callable[[], None]) -> None:
         self._log.make_room(self._below)

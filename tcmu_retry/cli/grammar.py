@@ -62,7 +62,7 @@ def build() -> Parser:
     _named(_verb(device, "show", devices.show, "one LUN in full"))
     hold = _named(_verb(device, "hold", devices.hold, "try nothing until resume"))
     hold.add_argument("--reason", default="held by an operator", help="shown to whoever looks")
-    hold.add_argument("--for", dest="expires", metavar="DURATION", help="resume by itself after so long")
+    hold.add_argument("--for", dest="expires", metavar="DURATION", help="the hold ends by itself after so long")
     _named(_verb(device, "resume", devices.resume, "end a hold, and a stop, readonly or offline"))
     _named(_verb(device, "drain", devices.drain, "start nothing more and wait for what runs"))
     _named(_verb(device, "undrain", devices.undrain, "go on after drain"))

@@ -63,6 +63,11 @@ class Engine:
         """Held commands, oldest first; for reading only."""
         return self._keeper.commands.held_entries()
 
+    def holds(self, token: Token) -> bool:
+        """Whether a command is held, or out for another try; then it can be named."""
+        entry = self._keeper.commands.get(token)
+        return entry is not None and entry.stage is not Stage.FENCE and entry.held_at is not None
+
     def waits_for(self, entry: Entry) -> str:
         """retry, probe, overlap, resume or drain."""
         if self._keeper.draining:
@@ -241,6 +246,15 @@ class Engine:
         self._keeper.gate_open = False
         self._keeper.held_by = reason
         self._keeper.say(Emit(events.HELD, None, {"reason": reason}))
+        return self._keeper.turn(now)
+
+    def hold_over(self, now: float) -> list[Action]:
+        """A person's hold has lasted its time. What a fallback stopped stays so, and that is said again."""
+        if self._keeper.held_by:
+            self._keeper.held_by = ""
+            self._keeper.say(Emit(events.RESUMED))
+            for side, fallback in self._keeper.stopped_by.items():
+                self._keeper.say(Emit(events.STOPPED, side, {"fallback": fallback.value}))
         return self._keeper.turn(now)
 
     def resume(self, now: float) -> list[Action]:

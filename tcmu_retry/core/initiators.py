@@ -60,4 +60,4 @@ def parse_profile(value: object, key: str) -> Profile:
         raise ValueError(
             f"{key}={value} is neither a known initiator nor a duration such as 300s; {meant(str(value), PROFILES)}"
         ) from None
-    return Profile("custom", seconds, None, "configured")
+    return Profile("custom", seconds or FOR_EVER, None, "configured")

@@ -133,6 +133,10 @@ class Keeper:
         outage.error = error
         if outage.move(Trigger.FAILURE):
             outage.begin(now)
+            for entry in self.commands:  # what waits since before has its end with the outage
+                if entry.direction is side and entry.stage is Stage.HELD and entry.since is None:
+                    entry.since = outage.began
+                    self.schedules[side].ending(entry)
             self.say(Emit(events.OUTAGE_BEGAN, side, {"errno": errno.errorcode.get(error, str(error))}))
 
     def go_down(self, side: Direction, now: float) -> None:

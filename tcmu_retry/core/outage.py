@@ -131,7 +131,7 @@ class Outage:
 
     def seen(self, place: int, token: int) -> bool:
         """Note a failure that may be the storage's; True if there is evidence that it is."""
-        if token not in self.evidence.values():
+        if len(self.evidence) < EVIDENCE and token not in self.evidence.values():
             self.evidence[place] = token
         return len(self.evidence) >= EVIDENCE
 

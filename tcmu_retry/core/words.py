@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+# Decimal, for what is shown must be read back as it was, and a float has no thousandth.
+_UNITS = {"": Decimal("0.001"), "ms": Decimal("0.001"), "s": Decimal(1)}
+_UNITS |= {"m": Decimal(60), "min": Decimal(60), "h": Decimal(3600)}
 _SIZES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 LONGEST = 100 * 365.25 * 86400.0  # seconds; what is longer is a mistake, and no clock counts to infinity
 _DURATION = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-z]*)")
@@ -33,12 +35,11 @@ def parse_duration(value: object, key: str) -> float:
         seconds = value / 1000 if value <= LONGEST * 1000 else math.inf
     else:
         match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-        unit = match[2] if match else ""
-        if match is None or (unit and unit not in _UNITS):
+        if match is None or match[2] not in _UNITS:
             raise ValueError(
                 f"{key}={value} is not a duration; write 500ms, 30s, 2m or 1h, or a number of milliseconds"
             )
-        seconds = float(match[1]) * _UNITS.get(unit, 0.001)
+        seconds = float(Decimal(match[1]) * _UNITS[match[2]])
     if seconds > LONGEST:
         raise ValueError(f"{key}={value} is more than 100 years; 0 stands for ever where that makes sense")
     return seconds
@@ -46,17 +47,18 @@ def parse_duration(value: object, key: str) -> float:
 
 def format_duration(seconds: float) -> str:
     """What parse_duration reads back: "1.5s", "250ms", "2m", "0s"."""
-    if seconds and seconds < 1:
-        return f"{format_number(seconds * 1000)}ms"
+    exact = Decimal(repr(seconds))
+    if exact and exact < 1:
+        return f"{format_number(exact * 1000)}ms"
     for unit, factor in (("h", 3600), ("m", 60)):
-        if seconds and seconds % factor == 0:
-            return f"{format_number(seconds / factor)}{unit}"
-    return f"{format_number(seconds)}s"
+        if exact and exact % factor == 0:
+            return f"{format_number(exact / factor)}{unit}"
+    return f"{format_number(exact)}s"
 
 
-def format_number(value: float) -> str:
+def format_number(value: float | Decimal) -> str:
     """All digits and no exponent, so that it can be read back."""
-    text = format(Decimal(repr(value)), "f")
+    text = format(value if isinstance(value, Decimal) else Decimal(repr(value)), "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -17,6 +17,7 @@ by `Closed`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -159,7 +160,8 @@ class Commands:
                 return self._engine.probed(direction, error, now)
             case Closed(running, asked):
                 self._closings -= asked
-                return self._closed(running, now) + self._engine.tick(now) + self._release_waiting(now)
+                # Release before the turn that may open the gate: what is answered while it runs needs its fence.
+                return self._closed(running, now) + self._release_waiting(now) + self._engine.tick(now)
             case Broken(message):
                 log.error("%s", message)
                 return []
@@ -174,7 +176,8 @@ class Commands:
     def _arrived(self, command: Command, now: float, anew: bool = False) -> list[Action]:
         """anew: an earlier process may have run it, and how far is not known."""
         if command.cdb[0] == INQUIRY:
-            self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
+            with contextlib.suppress(OSError):  # what was read last is better than no answer
+                self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
         try:
             outcome = self._disk.handle(command.cdb, command.data_length, lambda: self._pump.data_out(command))
         except Exception:

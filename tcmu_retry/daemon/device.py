@@ -22,7 +22,6 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tcmu_retry.backends.base import Backend, BackendError
-from tcmu_retry.backends.patience import storage_links
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch
@@ -88,6 +87,7 @@ class Device:
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._withdrawn = False
+        self._changes = 0  # of size or storage, that go on
         self._disk: Disk
         self._pump: Pump
         self._commands: Commands
@@ -131,8 +131,14 @@ class Device:
             await offload(backend.close)
             raise
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
-        self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
-        self._pump = make_pump(self.name, channel, backend, self.lun.block_size, self._disk.sense_reply)
+        try:
+            self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
+            self._pump = make_pump(self.name, channel, backend, self.lun.block_size, self._disk.sense_reply)
+        except BaseException:
+            with contextlib.suppress(BufferError):  # what made it may still have views
+                channel.close()
+            await offload(backend.close)
+            raise
         self._commands = Commands(
             lambda: self.lun, self._pump, self._disk, self._engine, self._emit, self._begin_reopen, self._acted
         )
@@ -240,16 +246,16 @@ class Device:
     @contextlib.asynccontextmanager
     async def _drained(self) -> AsyncIterator[None]:
         """No I/O is out; what is held stays held. Raises BackendError EBUSY."""
-        for_a_person = self.draining
+        self._changes += 1
         try:
-            await self.drain()
-        except ApiError as error:
-            raise BackendError(str(error), errno.EBUSY) from error
-        try:
+            try:
+                await self._drain()
+            except ApiError as error:
+                raise BackendError(str(error), errno.EBUSY) from error
             yield
         finally:
-            if not for_a_person:
-                self.undrain()
+            self._changes -= 1
+            self._go_on()
 
     # ---- telling
 
@@ -318,17 +324,16 @@ class Device:
         return view.statistics(self._pump.statistics())
 
     async def diagnose(self) -> list[Link]:
-        return await offload(self._chain)
+        return [*await self._storage.links(), *await offload(self._chain)]
 
     def _chain(self) -> list[Link]:
-        """Blocking."""
+        """All of it but the storage. Blocking."""
         profile = self.config.initiator
         windows: dict[str, tuple[int, int | None]] = {}
         for name, window in self.lun.windows().items():
             opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
             windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
-            *storage_links(self.config.path),
             *policy_links(self.policy, profile),
             *kernel_links(self.lun.attributes(), ATTRIBUTES),
             *session_links(windows),
@@ -376,7 +381,8 @@ class Device:
         return self._verb(self._engine.kick(time.monotonic(), self._known(serials)))
 
     def fail(self, serials: Sequence[int] = ()) -> int:
-        return self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
+        touched = self._verb(self._engine.fail(time.monotonic(), self._known(serials)))
+        return len(set(serials)) or touched  # one that is out is answered when it returns
 
     def release(self) -> int:
         count = self._engine.held_count + self._engine.in_flight
@@ -384,8 +390,7 @@ class Device:
         return count
 
     def _known(self, serials: Sequence[int]) -> Sequence[int]:
-        held = {entry.token for entry in self._engine.held()} if serials else set()
-        if missing := [serial for serial in serials if serial not in held]:
+        if missing := [serial for serial in serials if not self._engine.holds(serial)]:
             raise ApiError(
                 "NotFound", f"{self.name} holds no command {missing[0]}; `tcmu-retry queue list {self.name}` shows them"
             )
@@ -402,24 +407,43 @@ class Device:
         self._commands.act(self._engine.hold(time.monotonic(), self.hold_reason))
         if self._expiry is not None:
             self._expiry.cancel()
-        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self.resume)
+        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self._hold_over)
 
     def resume(self) -> None:
+        self._end_hold()
+        self._commands.act(self._engine.resume(time.monotonic()))
+
+    def _hold_over(self) -> None:
+        self._end_hold()
+        self._commands.act(self._engine.hold_over(time.monotonic()))
+
+    def _end_hold(self) -> None:
         self.hold_reason = ""
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        self._commands.act(self._engine.resume(time.monotonic()))
 
     async def drain(self) -> None:
         self.draining = True
+        try:
+            await self._drain()
+        except ApiError:
+            self.undrain()
+            raise
+
+    def undrain(self) -> None:
+        self.draining = False
+        self._go_on()
+
+    async def _drain(self) -> None:
+        """Raises ApiError."""
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         if not await self._commands.quiet(DRAIN_SECONDS):
             in_flight = self._pump.statistics().in_flight
-            self.undrain()
             raise ApiError("Busy", f"{in_flight} I/O of {self.name} did not return within {DRAIN_SECONDS:g} s")
 
-    def undrain(self) -> None:
-        self.draining = False
-        self._commands.act(self._engine.undrain(time.monotonic()))
+    def _go_on(self) -> None:
+        """Neither a person's word nor the end of one change may let I/O start while another change goes on."""
+        if not (self.draining or self._changes or self._withdrawn):
+            self._commands.act(self._engine.undrain(time.monotonic()))

@@ -48,7 +48,7 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
     portals = [_portal(text) for text in request.portals]
     _check(request)
     size = _size(request, storage_size)
-    with _creating, contextlib.ExitStack() as undo, _told(f"export of {request.name}"):
+    with _creating, contextlib.ExitStack() as undo, _told(f"export of {request.name} failed, nothing is left of it"):
         if _find(request.name) is not None:
             raise ApiError("InvalidArgument", f"there is a backstore {request.name} already; choose another name")
         store = UserBackedStorageObject(
@@ -92,7 +92,7 @@ def check_ours(name: str) -> None:
 
 def unexport(name: str) -> None:
     """Remove the LUN, wherever it is exported, and targets that it leaves empty. Raises ApiError."""
-    with _told(f"unexport of {name}"):
+    with _told(f"unexport of {name} failed, look with targetcli at what is left of it"):
         store = _find(name)
         if store is None:
             return
@@ -201,4 +201,4 @@ def _told(what: str) -> Iterator[None]:
     try:
         yield
     except (RTSLibError, OSError) as error:
-        raise ApiError("Failed", f"{what} failed, nothing is left of it: {error}") from error
+        raise ApiError("Failed", f"{what}: {error}") from error

@@ -22,7 +22,7 @@ class Hangs:
         emit: Callable[[str, Mapping[str, object]], None],
         changed: Callable[[], None],
     ) -> None:
-        """limit: seconds after which I/O is told of. emit: tells of an event with its fields."""
+        """limit: seconds after which I/O is told of, 0 for never. emit: tells of an event with its fields."""
         self._loop = asyncio.get_running_loop()
         self._pump = pump
         self._limit = limit
@@ -34,7 +34,7 @@ class Hangs:
     def now(self, now: float) -> list[tuple[Command, float]]:
         """Each command whose I/O hangs, and when that began."""
         limit = self._limit()
-        return [(command, began) for command, began in self._pump.running() if now - began > limit]
+        return [(command, began) for command, began in self._pump.running() if limit and now - began > limit]
 
     def stop(self) -> None:
         self._next.cancel()

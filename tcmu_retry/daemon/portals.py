@@ -54,7 +54,7 @@ async def watch_portals(open_luns: Callable[[], Mapping[str, Path]], login_waits
                 for name in [name for name, path in luns.items() if await offload(_behind, path, portal)]:
                     login_waits(name, portal)
             failed = False
-        except OSError as error:
+        except Exception as error:  # not only OSError: netlink's errors are none, and without this watch logins freeze
             if not failed:
                 log.error("the target's listeners cannot be watched: %s; logins may wait for held commands", error)
             failed = True

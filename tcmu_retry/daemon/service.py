@@ -77,6 +77,7 @@ class Service:
         self._going: dict[str, UioDevice] = {}  # by uio name: the kernel shows it on after its removal was announced
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
+        self._ending = False
         self._watchers: list[tuple[Callable[..., None], ...]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
@@ -107,8 +108,10 @@ class Service:
         self._netlink.close()
 
     async def _leave_all(self) -> None:
+        self._ending = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)  # the last thing they do is to answer the kernel
         await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
         self._devices.clear()
         self._recorder.close()
@@ -136,6 +139,9 @@ class Service:
     def _announced(self, event: Event) -> None:
         if event.device.subtype != SUBTYPE:
             return  # another handler's; an answer of ours would be taken for its
+        if self._ending:
+            self._netlink.reply(event, -errno.ESHUTDOWN)
+            return
         match event:
             case Added():
                 self._going.pop(event.device.uio, None)
@@ -223,6 +229,7 @@ class Service:
         """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`."""
         if uio.uio in self._attaching:
             return
+        blocked = False
         while True:
             try:
                 await self._attach(uio, fresh=False)
@@ -237,9 +244,13 @@ class Service:
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
                 with contextlib.suppress(OSError):  # EINVAL while it is being enabled: its announcement is on the way
                     await offload(configfs.block, uio, True)
+                    blocked = True
                 await asyncio.sleep(LATE_SECONDS)
-        with contextlib.suppress(OSError):
+        try:
             await offload(configfs.block, uio, False)
+        except OSError as error:
+            if blocked:
+                log.error("LUN %s answers BUSY to all: its action/block_dev cannot be set to 0: %s", uio.name, error)
 
     async def _attach(self, uio: UioDevice, fresh: bool) -> None:
         if uio.uio in self._devices or uio.uio in self._attaching:
@@ -353,7 +364,9 @@ class Service:
         return {device.name: self._places[uio] for uio, device in self._devices.items() if device.busy}
 
     def _login_waits(self, name: str, portal: str) -> None:
-        self._find(name).login_waits(portal)
+        for device in self._devices.values():
+            if device.name == name:  # it may have gone while the portals were looked at
+                device.login_waits(portal)
 
     def pulses(self) -> dict[str, float]:
         """When each LUN's pump last turned."""
@@ -383,13 +396,25 @@ class Service:
         return await offload(export.export, request, partial(_size, self._source.device(request.config)))
 
     async def unexport(self, name: str) -> None:
+        await offload(export.check_ours, name)
         device = next((device for device in self._devices.values() if device.name == name), None)
-        export.check_ours(name)
         if device is not None:
             await device.withdraw()
-        await offload(export.unexport, name)
+        try:
+            await offload(export.unexport, name)
+        except BaseException:
+            if device is not None:
+                self._spawn(self._take_up_again(device))
+            raise
         await offload(self._records.drop, name)
         await offload(self._keep.forget, name)
+
+    async def _take_up_again(self, device: Device) -> None:
+        """A withdrawn device answers BUSY for ever; where its LUN has stayed it needs another one."""
+        if self._devices.get(device.lun.uio) is device:
+            await self.forget(device.lun.uio)
+            if (uio := find(device.lun.uio)) is not None and self._is_new(uio):
+                await self._adopt(uio)
 
     def check_config(self, config: str) -> str:
         try:

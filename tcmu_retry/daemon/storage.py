@@ -17,8 +17,10 @@ from typing import TypeVar
 
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.backends.patience import storage_links
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
+from tcmu_retry.core.chain import Link
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.offload import offload
@@ -61,6 +63,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
+        self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
     @property
@@ -86,12 +89,16 @@ class Storage:
         """
         old, self.backend = self.backend, self._absent()
         use(self.backend)
-        await offload(old.close)
         try:
+            await offload(old.close)
             self.backend = await offload(self._open_checked)
         except BackendError as failure:
             self.failed(failure)
             return failure.errno
+        except Exception as error:  # without an end of this try there would be no other
+            log.exception("LUN %s: opening its storage failed in our own code", self._lun().name)
+            self.failed(BackendError(f"{self.path} cannot be opened: {error}; it is tried again", errno.EIO))
+            return errno.EIO
         self._identity = self.backend.identity
         if self._refused:
             self._refused = False
@@ -119,6 +126,15 @@ class Storage:
             await asyncio.wait_for(offload(self.backend.close), 1.0)
         except TimeoutError:
             log.warning("LUN %s: its storage does not let itself be closed; left to the kernel", self._lun().name)
+
+    async def links(self) -> list[Link]:
+        """Its time-outs. Everybody may ask, so storage that hangs has one thread of ours waiting for it at most."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(offload(storage_links, self.path))
+        done, _ = await asyncio.wait({self._look}, timeout=ASK_SECONDS)
+        if done:
+            return self._look.result()
+        return [Link("storage", self.path, "hangs", wrong="it answers nothing and fails nothing: bring it back first")]
 
     # ---- another size, another place
 

@@ -114,6 +114,9 @@ class Presence:
         except BusError as error:
             log.debug("not yet: %s", error)
             return False
+        except Exception:  # the library's; whoever gave up here would leave nobody to end a hold
+            log.exception("joining the bus failed in a way that was not expected; it is tried again")
+            return False
         return True
 
 

@@ -270,11 +270,13 @@ class ReferencePump:
 
     def _outlive(self) -> None:
         """The ring is lost, but jobs still return; wait for `stop` without answering anything."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
         while not self._stopping:
             self._turned = time.monotonic()
             self._asleep = True
             if not self._inbox:
-                select.select([self._wake], [], [])
+                poll.poll()
                 os.eventfd_read(self._wake)
             self._asleep = False
             while self._inbox:
@@ -473,13 +475,16 @@ class ReferencePump:
         self._workers.submit(self._serial, lambda: self._probe(direction, backend))
 
     def _probe(self, direction: Direction, backend: Backend) -> None:
-        page = mmap.mmap(-1, max(mmap.PAGESIZE, backend.block_size))  # aligned, as O_DIRECT wants it
         error = 0
         try:
+            page = mmap.mmap(-1, max(mmap.PAGESIZE, backend.block_size))  # aligned, as O_DIRECT wants it
             if backend.read(0, [memoryview(page)[: backend.block_size]]) == 0:
                 error = errno.EIO
         except OSError as failure:
             error = failure.errno or errno.EIO
+        except Exception:
+            log.exception("LUN %s: a probe failed in our own code and is treated as EIO", self._name)
+            error = errno.EIO
         self._ended.append(Probed(direction, error, self._clock()))
         self._rouse()
 

@@ -42,6 +42,8 @@ _TMR = struct.Struct("<BxxxIQQ")  # tmr_type, cmd_cnt, pad
 OP_PAD, OP_CMD, OP_TMR = 0, 1, 2
 U_UNKNOWN_OP, U_READ_LEN, U_KEEP_BUF = 1, 2, 4
 
+_LEAST = {OP_CMD: 48, OP_TMR: 32}  # bytes of an entry
+
 _GROUP_LENGTH = (6, 10, 10, 0, 16, 12, 0, 0)
 _VARIABLE_LENGTH_CDB = 0x7F
 
@@ -110,7 +112,8 @@ class Ring:
             place = self._offset + self._next
             len_op, number, _, _ = _HEADER.unpack_from(self._memory, place)
             op, length = len_op & 7, len_op & ~7
-            if length < 8 or self._next + length > self._size:
+            room = min((head - self._next) % self._size, self._size - self._next)
+            if not _LEAST.get(op, 8) <= length <= room:
                 raise RingError(f"the ring is broken: an entry of {length} bytes at {self._next} of {self._size}")
             if op == OP_CMD:
                 command = self._command(place, length, number)
@@ -138,11 +141,10 @@ class Ring:
         end = len(self._memory)
         if any(offset + size > end for offset, size in iovs):
             raise RingError(f"the ring is broken: command {number} has a buffer outside the mapping")
-        opcode = self._memory[cdb_off]
-        size = 8 + self._memory[cdb_off + 7] if opcode == _VARIABLE_LENGTH_CDB else _GROUP_LENGTH[opcode >> 5]
+        cdb = bytes(self._memory[cdb_off : place + length])
+        size = 8 + cdb[7] if cdb[0] == _VARIABLE_LENGTH_CDB and len(cdb) > 7 else _GROUP_LENGTH[cdb[0] >> 5]
         # A reserved group has no length of its own: everything up to the entry's end.
-        size = min(size or length, place + length - cdb_off)
-        return CommandEntry(number, bytes(self._memory[cdb_off : cdb_off + size]), iovs)
+        return CommandEntry(number, cdb[:size] if size else cdb, iovs)
 
     def _task_management(self, place: int, length: int) -> TaskManagementEntry:
         kind, count, _, _ = _TMR.unpack_from(self._memory, place + 8)

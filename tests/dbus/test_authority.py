@@ -66,6 +66,15 @@ def test_without_polkit_only_root_may_change(world: World) -> None:
     assert timeout(world) == "0s"
 
 
+def test_not_everybody_may_have_root_open_what_they_name(world: World) -> None:
+    """CheckConfig opens the storage, locks it for that long, and has the next LUN of that name begin anew."""
+    image = world.directory / "free.img"
+    image.write_bytes(bytes(1 << 20))
+    bridge, path = "org.kernel.TCMUService1", "/org/kernel/TCMUService1/retry"
+    done = as_nobody(world, "call", bridge, path, bridge, "CheckConfig", "s", f"retry/{image}")
+    assert "manage-devices" in done.stderr, done
+
+
 def test_polkit_is_asked_about_the_caller_and_its_word_counts(world: World) -> None:
     world.lun("vm1")
     with polkit(world.address, "org.tcmu.retry1.set-policy") as authority:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.filters import delay, error
-from tcmu_retry.backends.filters.values import meant
+from tcmu_retry.core.words import meant
 
 Settings = Mapping[str, str]
 

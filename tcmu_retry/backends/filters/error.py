@@ -12,6 +12,7 @@ from pathlib import Path
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.filters import values
 from tcmu_retry.backends.filters.wrapper import Wrapper
+from tcmu_retry.core.words import parse_number, parse_size
 from tcmu_retry.scsi.request import Direction
 
 KEYS: Sequence[str] = ("errno", "direction", "offset", "length", "rate", "while_file", "calls")
@@ -68,13 +69,13 @@ def parse(settings: Mapping[str, str]) -> Callable[[Backend], Backend]:
     values.check_keys("error", settings, KEYS)
     span = None
     if "offset" in settings or "length" in settings:
-        start = values.size(settings.get("offset", 0), "error.offset")
-        span = start, start + values.size(settings["length"], "error.length") if "length" in settings else None
+        start = parse_size(settings.get("offset", 0), "error.offset")
+        span = start, start + parse_size(settings["length"], "error.length") if "length" in settings else None
     fault = Fault(
         code=values.error_code(str(settings.get("errno", "EIO")), "error.errno"),
         directions=values.directions(settings, "error"),
         span=span,
-        rate=values.chance(settings.get("rate", 1), "error.rate"),
+        rate=parse_number(settings.get("rate", 1), "error.rate", 0, 1),
         while_file=values.while_file(settings, "error"),
         calls=values.count(settings["calls"], "error.calls") if "calls" in settings else None,
     )

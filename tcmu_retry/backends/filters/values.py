@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from tcmu_retry.core.words import meant, nearest
 from tcmu_retry.scsi.request import Direction
 
-SIZE = re.compile(r"(\d+)([KMGT]?)")
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -20,12 +19,6 @@ def check_keys(name: str, settings: Mapping[str, str], known: Iterable[str]) -> 
     for key in settings:
         if key not in known:
             raise ValueError(f"filter {name} has no setting {key}; {meant(key, known)}")
-
-
-def meant(word: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown word."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
 def directions(settings: Mapping[str, str], name: str) -> frozenset[Direction]:
@@ -41,18 +34,10 @@ def error_code(word: str, key: str) -> int:
     """The number of an errno's name."""
     code = getattr(errno, word, None)
     if not isinstance(code, int):
-        near = difflib.get_close_matches(word.upper(), errno.errorcode.values(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "write EIO or ENOSPC, for example"
+        near = nearest(word.upper(), errno.errorcode.values())
+        hint = f"did you mean {near}?" if near else "write EIO or ENOSPC, for example"
         raise ValueError(f"{key}={word} is not the name of an errno; {hint}")
     return code
-
-
-def size(word: object, key: str) -> int:
-    """Bytes: 4096, 64K, 1M, 2G, 1T."""
-    match = SIZE.fullmatch(str(word))
-    if not match:
-        raise ValueError(f"{key}={word} is not a size; write bytes, or a number with K, M, G or T")
-    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
 
 
 def count(word: object, key: str) -> int:
@@ -68,17 +53,6 @@ def duration(word: object, key: str) -> float:
     if not match:
         raise ValueError(f"{key}={word} is not a duration; write 250ms, 2s or 1m")
     return float(match[1]) * SECONDS[match[2]]
-
-
-def chance(word: object, key: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        number = float(str(word))
-    except ValueError:
-        number = -1
-    if not 0 <= number <= 1:
-        raise ValueError(f"{key}={word} is not a number from 0 to 1")
-    return number
 
 
 def while_file(settings: Mapping[str, str], name: str) -> Path | None:

@@ -55,7 +55,7 @@ cdef extern from "ring.h" nogil:
 
     bint ring_unfetched(const ring *)
     ring_fault ring_find_head(ring *, uint32_t *)
-    ring_fault ring_look(ring *, uint32_t, ring_entry *)
+    ring_fault ring_look(ring *, uint32_t, uint32_t, ring_entry *)
     void ring_pass(ring *, const ring_entry *)
     void ring_refuse(ring *, uint32_t)
     ring_fault ring_complete(ring *, uint16_t, uint8_t, const uint8_t *, uint32_t, bint)
@@ -125,14 +125,12 @@ cdef extern from "loop.h" nogil:
         plain_disk disk
         uint8_t *excluding
         uint64_t serial
-        uint32_t chunk_count
         slot *ended
         int result
         ring_fault fault
         atomic_uint_fast64_t in_flight, reads, writes, flushes, read_bytes, written_bytes, doorbells, sleeps, polls
         uint32_t out
 
-    int SLOTS_IN_CHUNK
     int loop_init(loop *, unsigned)
     int loop_enable(loop *)
     int loop_run(loop *)
@@ -141,6 +139,7 @@ cdef extern from "loop.h" nogil:
     void loop_free_slot(loop *, slot *)
     void loop_close(loop *)
     slot *loop_slot(loop *, uint32_t)
+    uint32_t loop_slots(const loop *)
 
 
 cdef extern from *:
@@ -224,7 +223,7 @@ cdef class Core:
             raise _sentence(ring, fault)
         entries = []
         while ring.next != head and most:
-            fault = ring_look(ring, ring.next, &entry)
+            fault = ring_look(ring, ring.next, head, &entry)
             if fault:
                 raise _sentence(ring, fault)
             if entry.op == OP_CMD:
@@ -330,7 +329,7 @@ cdef class Core:
         cdef uint32_t index, i
         cdef uint64_t start = <uint64_t>self._loop.ring.memory
         found = []
-        for index in range(self._loop.chunk_count * SLOTS_IN_CHUNK):
+        for index in range(loop_slots(&self._loop)):
             slot = loop_slot(&self._loop, index)
             serial = atomic_load(&slot.serial)
             if not serial or slot.handed_over:
@@ -356,7 +355,7 @@ cdef class Core:
         found = []
         if not atomic_load(&self._loop.in_flight):
             return found
-        for index in range(self._loop.chunk_count * SLOTS_IN_CHUNK):
+        for index in range(loop_slots(&self._loop)):
             slot = loop_slot(&self._loop, index)
             serial = atomic_load(&slot.serial)
             if not serial or slot.handed_over:

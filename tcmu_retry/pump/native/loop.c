@@ -187,14 +187,14 @@ static int scan(struct loop *loop)
     if (loop->storage < 0)
         return LOOP_BATCH;
     for (at = ring->next; at != head; at = ring_after(ring, at, &entry)) {
-        if ((loop->fault = ring_look(ring, at, &entry)))
+        if ((loop->fault = ring_look(ring, at, head, &entry)))
             return LOOP_BROKEN;
         if (entry.op == OP_TMR || (entry.op == OP_CMD && loop->excluding[entry.cdb[0]]))
             return LOOP_BATCH;
     }
     now = (double)now_ns() / 1e9;
     while (ring->next != head) {
-        ring_look(ring, ring->next, &entry);
+        ring_look(ring, ring->next, head, &entry);
         if (entry.op == OP_CMD) {
             if (!io_uring_sq_space_left(&loop->uring))
                 return 0;

@@ -81,4 +81,10 @@ static inline struct slot *loop_slot(struct loop *loop, uint32_t number)
     return &loop->chunks[number / SLOTS_IN_CHUNK][number % SLOTS_IN_CHUNK];
 }
 
+/* How many slots there are, for any thread: not before the chunk that holds them is to be seen, on arm64 either. */
+static inline uint32_t loop_slots(const struct loop *loop)
+{
+    return __atomic_load_n(&loop->chunk_count, __ATOMIC_ACQUIRE) * SLOTS_IN_CHUNK;
+}
+
 #endif

@@ -48,6 +48,7 @@ class NativePump(ReferencePump):
             self._ring.prepare(self._channel.fileno(), self._channel.bell, self._wake, EXCLUDING)
         except OSError:
             self._ring.close()
+            self._workers.close()
             raise
 
     def _make_ring(self, memory: memoryview, journal: Journal | None) -> Core:
@@ -171,7 +172,11 @@ class NativePump(ReferencePump):
             return
         for view in buffers:
             view.release()
-        job.error = backend.meaning(-result)
+        job.error = -result
+        try:
+            job.error = backend.meaning(-result)
+        except Exception as failure:  # closed for a reopen, or whatever: the command must not be lost over it
+            log.info("LUN %s: what errno %d means could not be asked: %r", self._name, -result, failure)
         job.at = self._clock()
         self._ended.append(job)
         self._rouse()

@@ -4,7 +4,7 @@
 #include <string.h>
 
 enum { U_UNKNOWN_OP = 1, U_READ_LEN = 2, U_KEEP_BUF = 4 };
-enum { IOVS = 48, SENSE = 96 };
+enum { IDS = 32, IOVS = 48, SENSE = 96 };
 
 static uint16_t get16(const uint8_t *at)
 {
@@ -45,8 +45,7 @@ static enum ring_fault look_at_command(struct ring *ring, const uint8_t *place, 
     ring->a = entry->id;
     ring->b = entry->count;
     ring->c = cdb;
-    if (entry->length < IOVS || entry->count > (entry->length - IOVS) / sizeof *entry->iovs || cdb < start + IOVS ||
-        cdb >= end)
+    if (entry->count > (entry->length - IOVS) / sizeof *entry->iovs || cdb < start + IOVS || cdb >= end)
         return RING_COMMAND;
     entry->iovs = (const struct ring_iov *)(place + IOVS);
     entry->data_length = 0;
@@ -68,28 +67,29 @@ static enum ring_fault look_at_command(struct ring *ring, const uint8_t *place, 
     return RING_SOUND;
 }
 
-enum ring_fault ring_look(struct ring *ring, uint32_t at, struct ring_entry *entry)
+enum ring_fault ring_look(struct ring *ring, uint32_t at, uint32_t head, struct ring_entry *entry)
 {
     const uint8_t *place = ring->memory + ring->offset + at;
-    uint32_t len_op = get32(place);
+    uint32_t len_op = get32(place), room = (head > at ? head : ring->size) - at, least;
 
     entry->op = len_op & 7;
     entry->length = len_op & ~7u;
     ring->a = entry->length;
     ring->b = at;
-    if (entry->length < 8 || entry->length > ring->size - at)
+    least = entry->op == OP_CMD ? IOVS : entry->op == OP_TMR ? IDS : 8;
+    if (entry->length < least || entry->length > room)
         return RING_ENTRY;
     entry->id = get16(place + 4);
     if (entry->op == OP_CMD)
         return look_at_command(ring, place, entry);
     if (entry->op == OP_TMR) {
         entry->kind = place[8];
-        entry->count = entry->length < 32 ? UINT32_MAX : get32(place + 12);
+        entry->count = get32(place + 12);
         ring->a = entry->count;
         ring->b = entry->length;
-        if (entry->length < 32 || entry->count > (entry->length - 32) / 2)
+        if (entry->count > (entry->length - IDS) / 2)
             return RING_TMR;
-        entry->ids = (const uint16_t *)(place + 32);
+        entry->ids = (const uint16_t *)(place + IDS);
     }
     return RING_SOUND;
 }

@@ -58,8 +58,8 @@ static inline bool ring_unfetched(const struct ring *ring)
 /* Where the kernel is. */
 enum ring_fault ring_find_head(struct ring *ring, uint32_t *head);
 
-/* The entry at `at`, which is not passed over. */
-enum ring_fault ring_look(struct ring *ring, uint32_t at, struct ring_entry *entry);
+/* The entry at `at`, which is not passed over. head: where the kernel is, and not `at`. */
+enum ring_fault ring_look(struct ring *ring, uint32_t at, uint32_t head, struct ring_entry *entry);
 
 static inline uint32_t ring_after(const struct ring *ring, uint32_t at, const struct ring_entry *entry)
 {

@@ -207,3 +207,80 @@ def test_overlapping_changes_are_made_one_after_the_other() -> None:
     first.join(10)
     second.join(10)
     assert storage.cache[512:1024] == block(2)
+
+
+class Restarting(Volatile):
+    """Restarts in the middle of its next flush; a read beside that notices, the flush does not."""
+
+    backend: Backend
+    once = True
+
+    def flush(self) -> None:
+        if self.once:
+            self.once = False
+            self.failing = 1
+            beside = threading.Thread(target=self._read)
+            beside.start()
+            beside.join(10)
+        super().flush()
+
+    def _read(self) -> None:
+        with pytest.raises(OSError, match="Input/output"):
+            self.backend.read(0, [memoryview(bytearray(512))])
+
+
+def test_a_flush_beside_an_error_proves_nothing() -> None:
+    """Written, GOOD    a flush begins    the storage restarts without its cache; a read fails    the flush succeeds"""
+    storage = Restarting()
+    log = ReplayLog(1 << 20)
+    storage.backend = log.over(storage)
+    write(storage.backend, 1, 1)
+    with pytest.raises(OSError, match="Input/output"):
+        storage.backend.flush()
+    assert len(log) == 1
+    storage.backend.flush()
+    assert storage.medium[512:1024] == block(1)
+
+
+class Direct(Volatile):
+    """Takes whole blocks only, as O_DIRECT does, and may take but a part of them, or of a block."""
+
+    most = SIZE
+
+    def write(self, offset: int, buffers: Sequence[memoryview], durable: bool) -> int:
+        data = b"".join(buffers)
+        if offset % 512 or len(data) % 512:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return super().write(offset, [memoryview(data)[: self.most]], durable)
+
+
+@pytest.mark.parametrize("most", [0, 100, 512, 700])
+def test_what_ends_within_a_block_is_made_again_in_whole_blocks(most: int) -> None:
+    """Otherwise it could never be made again, and no flush would ever succeed."""
+    storage = Direct()
+    storage.most = most
+    log = ReplayLog(1 << 20)
+    backend = log.over(storage)
+    assert backend.write(512, [memoryview(block(1) + block(2))], durable=False) == most // 512 * 512
+    storage.most = SIZE
+    storage.restart()
+    log.over(storage).flush()
+    assert storage.medium[512:1536] == (block(1) + block(2))[: most // 512 * 512].ljust(1024, b"\0")
+
+
+class Thick(Direct):
+    """Cannot discard or zero, or not any more."""
+
+    def zero(self, offset: int, length: int, discard: bool) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def test_storage_that_can_discard_no_more_gets_zeros() -> None:
+    """A device mapper table was exchanged: a discard that was acknowledged must not keep the LUN from coming back."""
+    log = ReplayLog(1 << 20)
+    before = log.over(Direct())
+    before.discard(512, 2048)
+    before.zero(8192 - 1024, 1024, False)
+    now = Thick(medium=bytearray(b"o" * SIZE), cache=bytearray(b"o" * SIZE))
+    log.over(now).flush()
+    assert now.medium == b"o" * 512 + bytes(2048) + b"o" * (8192 - 1024 - 2560) + bytes(1024)

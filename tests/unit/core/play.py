@@ -79,6 +79,8 @@ class Play:
                 return engine.set_policy(change(DEFAULT, words(" ".join([self.policy, *rest]))), now)
             case "hold":
                 return engine.hold(now, "maintenance")
+            case "over":
+                return engine.hold_over(now)
             case "kick" | "fail":
                 return getattr(engine, word)(now, [int(token) for token in rest])
             case "abort":

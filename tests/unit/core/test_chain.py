@@ -59,5 +59,6 @@ def test_the_initiator_s_link_says_how_long_it_waits_and_what_ends_that() -> Non
 def test_an_initiator_is_known_by_name_or_by_how_long_it_waits() -> None:
     assert parse_profile("esxi", "initiator") is PROFILES["esxi"]
     assert parse_profile("90s", "initiator").silence == 90
+    assert parse_profile("0", "initiator").silence == FOR_EVER
     with pytest.raises(ValueError, match=r"initiator=esx is neither a known initiator nor a duration .* did you mean"):
         parse_profile("esx", "initiator")

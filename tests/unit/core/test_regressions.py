@@ -9,11 +9,12 @@ import pytest
 
 from tcmu_retry.core.actions import Complete, Dispatch, Gate, Reopen
 from tcmu_retry.core.engine import Engine
-from tcmu_retry.core.outage import State
+from tcmu_retry.core.outage import EVIDENCE, Outage, State
 from tcmu_retry.core.policy import DEFAULT, Budgets, PolicyError, change, flatten
 from tcmu_retry.core.words import format_duration, parse_duration
 from tcmu_retry.scsi.request import Direction, Extent, Op, Request
 from tcmu_retry.scsi.sense import WRITE_PROTECTED
+from tests.unit.core.play import Play, play
 
 
 def engine(**words: str) -> Engine:
@@ -211,3 +212,51 @@ def test_what_fails_after_a_stop_waits_with_the_others(fallback: str) -> None:
     assert not [action for action in actions if isinstance(action, Complete)]
     assert lun.held_count == 2
     assert Dispatch(1) in lun.resume(2.0)
+
+
+def test_what_waited_behind_the_first_failure_gets_the_fallback_with_it() -> None:
+    """It was parked before there was an outage; without an end of its own it would follow one by one, a probe each.
+
+    t=0   write 1 runs, 2 and 3 overlap it and wait; 1 fails: the outage begins
+    t=60  it has lasted its retry_timeout: all three get the fallback
+    """
+    play(
+        """
+        0  gate w1@0    ->
+        0  w2@0         ->
+        0  w3@0         ->
+        0  io 1 ENOLINK -> outage_began write, down write
+        40 wake         -> try 1
+        41 io 1 ENOLINK ->
+        60 wake         -> timed_out write, 1=02/04/03, 2=02/04/03, 3=02/04/03
+        """,
+        "retry_interval=40s retry_max_interval=40s retry_timeout=60s",
+    )
+
+
+def test_an_outage_without_end_keeps_no_account_of_every_place_that_failed() -> None:
+    """Initiators abort and send again for weeks; three places are evidence enough."""
+    outage = Outage()
+    for token in range(100):
+        outage.seen(token * 4096, token)
+    assert len(outage.evidence) == EVIDENCE
+
+
+def test_a_hold_that_is_over_ends_no_stop() -> None:
+    """A stop by fallback lasts until a person resumes, and the end of a hold's time is no person.
+
+    t=0  write 1 fails: stopped    t=1  a person holds for a while    t=9  the while is over: still stopped
+    """
+    player = Play("write.retry=false write.fallback=stop")
+    player.line(
+        """
+        0 ran w1@0 EIO -> stopped write
+        1 hold         -> held
+        9 over         -> resumed, stopped write
+        9 state write  -> stopped
+        9 idle         ->
+        10 resume      -> resumed, try 1
+        11 io 1 0      -> recovered write, open
+        11 over        ->
+        """
+    )

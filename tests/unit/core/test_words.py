@@ -155,3 +155,15 @@ def test_a_duration_beyond_a_hundred_years_is_refused(value: object) -> None:
     """It would be no number of the clock any more; 0 says for ever."""
     with pytest.raises(ValueError, match=r"is more than 100 years; 0 stands for ever"):
         parse_duration(value, "retry_timeout")
+
+
+@pytest.mark.parametrize("factor", [1, 7])
+def test_what_is_shown_of_a_duration_is_read_back_to_the_bit(factor: int) -> None:
+    """No float is 104 ms, and yet QEMU's bare milliseconds and `104ms` are the same."""
+    for count in range(1, 2000):
+        seconds = parse_duration(count * factor, "retry_interval")
+        assert parse_duration(f"{count * factor}ms", "retry_interval") == seconds
+        shown = format_duration(seconds)
+        assert parse_duration(shown, "retry_interval") == seconds
+        assert format_duration(parse_duration(shown, "retry_interval")) == shown
+        assert len(shown) < 9

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
-from tcmu_retry.backends.base import BackendError, Identity
+from tcmu_retry.backends.base import Identity
 from tcmu_retry.core.initiators import PROFILES
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon import records
@@ -134,10 +133,10 @@ class Rig:
     ) -> None:
         self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
-        self.locked = False  # somebody else has the storage
         self.notices: list[Notice] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
-        lun = Lun("vm1", lambda: "serial", "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
+        self.errors: dict[str, Exception] = {}  # what a look at the kernel's tree ("wwn"), or an "open", raises
+        lun = Lun("vm1", self._wwn, "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
         self.device = Device(
             lun,
             DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
@@ -152,9 +151,14 @@ class Rig:
             lambda _: None,
         )
 
+    def _wwn(self) -> str:
+        if "wwn" in self.errors:
+            raise self.errors["wwn"]
+        return "serial"
+
     def _open(self) -> Memory:
-        if self.locked:
-            raise BackendError("it is locked", errno.EBUSY)
+        if "open" in self.errors:
+            raise self.errors["open"]
         return self.storage
 
     def state(self, side: Direction) -> str:

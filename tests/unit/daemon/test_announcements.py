@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.daemon import service as module
+from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
 from tcmu_retry.tcmu import configfs, uio
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed
-from tcmu_retry.tcmu.simulated import SimulatedKernel
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import until
 
@@ -29,17 +30,19 @@ class Netlink:
         self.announce: Callable[[Event], None]
         self.lost: Callable[[], None]
         self.answers: list[tuple[int, int]] = []
+        self.closed = False
 
     def start(self, callback: Callable[[Event], None], overrun: Callable[[], None]) -> None:
         self.announce, self.lost = callback, overrun
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
     def set_features(self, reply: bool) -> None:
         pass
 
     def reply(self, event: Event, status: int) -> None:
+        assert not self.closed
         self.answers.append((event.device_id, status))
 
 
@@ -191,5 +194,73 @@ def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -
             assert [path.name for _, path in world.touched] == ["block_netlink", "reset_netlink", "block_netlink"]
             assert (world.parameters / "block_netlink").read_text() == "0"
             assert (world.parameters / "reset_netlink").read_text() == "1"
+
+    asyncio.run(story())
+
+
+def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever enables a LUN waits in the kernel, unkillably: an error now, not when the next daemon comes."""
+    let_go = threading.Event()
+    opening = threading.Event()
+
+    def open_channel(uio: UioDevice, reset: bool) -> SimulatedChannel:
+        opening.set()
+        let_go.wait(10)
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module, "_open_channel", open_channel)
+
+    async def story() -> None:
+        async with running(world):
+            world.netlink.announce(Added(world.make("vm1"), 1))
+            await until(opening.is_set, "the device being opened")
+        let_go.set()
+        assert dict(world.netlink.answers)[1] < 0
+
+    asyncio.run(story())
+
+
+def test_an_unexport_that_fails_leaves_the_lun_served(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands were answered BUSY so that the kernel lets it go; it stayed, and must not answer BUSY for ever.
+
+    LIO's tree is read and written by other threads alone: whoever holds its locks may wait for the main loop.
+    """
+    touching: set[str] = set()
+
+    def fail(name: str) -> None:
+        touching.add(threading.current_thread().name)
+        raise ApiError("Failed", f"unexport of {name} failed")
+
+    monkeypatch.setattr(module.export, "check_ours", lambda name: touching.add(threading.current_thread().name))
+    monkeypatch.setattr(module.export, "unexport", fail)
+
+    async def story() -> None:
+        async with running(world):
+            assert await world.answer(Added(world.make("vm1"), 1)) == 0
+            withdrawn = world.service.device("vm1")
+            with pytest.raises(ApiError, match="unexport of vm1 failed"):
+                await world.service.unexport("vm1")
+            await until(lambda: withdrawn not in world.service.devices() and world.served() == ["vm1"], "another")
+            reading = world.kernels["uio0"].submit(bytes((0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0)), data_in=512)
+            await until(lambda: reading.status is not None, "an answer")
+            assert reading.status == 0
+
+    asyncio.run(story())
+    assert threading.main_thread().name not in touching
+
+
+def test_what_is_announced_to_a_daemon_that_ends_is_refused_at_once(world: World) -> None:
+    """LUNs are being left, and a new one comes: nobody will serve it, and nobody may wait for that."""
+
+    async def story() -> None:
+        async with running(world):
+            assert await world.answer(Added(world.make("vm1"), 1)) == 0
+            first = world.kernels["uio0"].submit(bytes((0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0)), data_in=512)
+            await until(lambda: first.status is not None, "the LUN served")
+            late = Added(world.make("vm2", "uio1"), 2)
+            asyncio.get_running_loop().call_soon(world.netlink.announce, late)
+        assert dict(world.netlink.answers)[2] < 0
+        assert world.served() == []
+        world.kernels["uio1"].open().close()
 
     asyncio.run(story())

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from tcmu_retry.core import keeper
+from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.tcmu.simulated import PREEMPT_AND_ABORT
 from tests.unit.daemon.rig import BLOCK, Rig, served, until
@@ -278,6 +279,29 @@ def test_what_a_preempted_initiator_has_running_cannot_land_over_the_new_owners_
     run(story)
 
 
+def test_what_was_released_while_it_ran_cannot_land_over_what_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write hangs in the storage, and nothing is held    release: BUSY, its buffer kept, its range fenced
+    the initiator sends it again, with newer data: it waits    the old I/O returns    the newer data stands
+    """
+    monkeypatch.setattr(keeper, "ABORT_GRACE", 0.0)
+
+    async def story(rig: Rig) -> None:
+        let_go = rig.storage.hang["write"] = threading.Event()
+        old = rig.write(4, NEW)
+        await until(lambda: "write" in rig.storage.calls, "the old write")
+        rig.device.release()
+        assert await rig.answer(old) == "BUSY"
+        assert len(rig.kernel.kept_ids) == 1
+        again = rig.write(4, NEWER)
+        await rig.held(1)
+        assert rig.storage.calls.count("write") == 1
+        let_go.set()
+        assert await rig.answer(again) == "GOOD"
+        assert rig.storage.at(4) == NEWER
+
+    run(story)
+
+
 def test_a_conflict_that_the_storage_itself_reports_is_passed_on() -> None:
     """EBADE, the block layer's RESERVATION CONFLICT: somebody else's storage, and no outage."""
 
@@ -285,5 +309,32 @@ def test_a_conflict_that_the_storage_itself_reports_is_passed_on() -> None:
         rig.storage.errors["write"] = errno.EBADE
         assert await rig.answer(rig.write(4, NEW)) == "RESERVATION CONFLICT"
         assert rig.state(Direction.WRITE) == "online"
+
+    run(story)
+
+
+# ---- a person's word
+
+
+def test_a_command_that_is_out_for_another_try_can_be_named_too() -> None:
+    """Held; tried again, and the try hangs    fail, by its number: it is none of "no such command"
+    the try returns with an error: that is the answer, and no further try
+    """
+
+    async def story(rig: Rig) -> None:
+        rig.storage.fail(errno.EIO)
+        command = rig.write(4, NEW)
+        await rig.held(1)
+        [held] = rig.device.held()
+        let_go = rig.storage.hang["write"] = threading.Event()
+        assert rig.device.kick([held.serial]) == 1
+        await rig.held(0)
+        assert rig.device.fail([held.serial]) == 1
+        assert rig.device.kick([held.serial]) == 0, "it is just being tried"
+        assert command.status is None
+        let_go.set()
+        assert await rig.answer(command) == "02/04/03"
+        with pytest.raises(ApiError, match="holds no command"):
+            rig.device.fail([held.serial])
 
     run(story)

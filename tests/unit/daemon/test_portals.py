@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tcmu_retry.daemon.portals import PATIENCE, PortalWatch
+import asyncio
+from pathlib import Path
+
+import pytest
+from pyroute2.netlink.exceptions import NetlinkError
+
+from tcmu_retry.daemon import portals
+from tcmu_retry.daemon.portals import PATIENCE, PortalWatch, watch_portals
+from tests.unit.daemon.rig import until
 
 ANY = ("0.0.0.0", 3260)
 SIX = ("2001:db8::1", 3261)
@@ -40,3 +48,29 @@ def test_a_look_that_was_left_out_begins_anew() -> None:
         watch.look({ANY: 1})
     watch.look({})
     assert not watch.look({ANY: 1})
+
+
+@pytest.mark.parametrize("error", [OSError(5, "no"), NetlinkError(2, "no diagnosis module"), ValueError("no address")])
+def test_the_watch_survives_whatever_a_look_fails_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Its end would be silent, and from then on every login would freeze with a dead connection's commands."""
+    looked = 0
+
+    def backlogs() -> portals.Queues:
+        nonlocal looked
+        looked += 1
+        if looked == 1:
+            raise error
+        return {ANY: 1}
+
+    told: list[tuple[str, str]] = []
+    monkeypatch.setattr(portals, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(portals, "backlogs", backlogs)
+    monkeypatch.setattr(portals, "_behind", lambda path, portal: True)
+
+    async def watched() -> None:
+        watch = asyncio.create_task(watch_portals(lambda: {"vm1": Path()}, lambda *what: told.append(what)))
+        await until(lambda: bool(told) or watch.done(), "a login that waits")
+        watch.cancel()
+
+    asyncio.run(watched())
+    assert told[:1] == [("vm1", "0.0.0.0:3260")]

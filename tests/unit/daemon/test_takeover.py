@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tcmu_retry.backends.base import BackendError
 from tcmu_retry.core import events
 from tcmu_retry.daemon import takeover
 from tcmu_retry.scsi.designators import of_unit
@@ -65,7 +66,9 @@ class Succession:
         if self.first:
             await self.leave()
         self.rig = Rig(kernel=self.kernel, policy=policy)
-        self.rig.storage, self.rig.locked = storage, locked
+        self.rig.storage = storage
+        if locked:
+            self.rig.errors["open"] = BackendError("it is locked", errno.EBUSY)
         await self.rig.device.attach(self.open, fresh=False)
         return self.rig
 
@@ -182,7 +185,7 @@ async def test_while_the_former_one_s_io_may_be_out_nothing_runs_and_no_buffer_i
     three = rig.write(2, b"three")
     await rig.held(1)
     assert "write" not in rig.storage.calls
-    rig.locked = False
+    rig.errors.clear()
     rig.device.kick()
     assert await rig.answer(three) == "GOOD"
     await until(lambda: not succession.kernel.kept_ids, "buffers given back")

@@ -367,6 +367,22 @@ def test_what_an_error_means_is_asked_of_the_storage(rig):
     assert rig.next(Finished).error == errno.ENODEV
 
 
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.EBADF, "closed"), ZeroDivisionError("ours")], ids=["storage", "ours"]
+)
+def test_a_storage_that_cannot_say_what_an_error_means_leaves_it_as_it_is(rig, monkeypatch, failure):
+    """It was closed for a reopen, for example. A worker that ended here would leave the command unanswered for ever."""
+
+    def meaning(code):
+        raise failure
+
+    monkeypatch.setattr(rig.storage, "meaning", meaning)
+    rig.storage.fill_up()
+    rig.kernel.submit(write(2), block("b"))
+    rig.next(Closed)
+    assert rig.next(Finished).error == errno.ENOSPC
+
+
 def test_a_failed_command_goes_on_as_in_the_reference_pump(rig):
     rig.storage.fill_up()
     command = rig.kernel.submit(write(2), block("b"))

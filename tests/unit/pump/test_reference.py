@@ -9,6 +9,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import struct
 import threading
 import time
@@ -415,6 +416,14 @@ def test_a_probe_reads_and_tells_how_it_went(rig):
     assert rig.storage.calls == [("read", 0), ("read", 0)]
 
 
+def test_a_probe_that_fails_in_our_own_code_has_an_end_too(rig, caplog):
+    """Without one the direction would never be probed again."""
+    rig.storage.errors["read", 0] = ZeroDivisionError("ours")
+    rig.pump.probe(Direction.READ)
+    assert rig.next(Probed).error == errno.EIO
+    assert "failed in our own code" in caplog.text
+
+
 def test_a_probe_of_storage_that_has_become_empty_fails(rig, monkeypatch):
     monkeypatch.setattr(rig.storage, "read", lambda *_: 0)
     rig.pump.probe(Direction.READ)
@@ -538,6 +547,18 @@ def test_io_that_fails_after_its_answer_changes_nothing_but_is_told(rig):
     rig.pump.dispatch(command)
     rig.done()
     assert rig.storage.calls.count(("write", 1)) == 1
+
+
+def test_where_no_thread_is_to_be_had_those_there_are_do_the_work(rig, monkeypatch):
+    """A host's limit of threads. A pump that ended over it would take the daemon, with every LUN, along."""
+
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    rig.done()
+    monkeypatch.setattr(threading.Thread, "start", start)
+    commands = [rig.kernel.submit(write(lba), block("a")) for lba in range(8)]
+    assert [rig.answer(command) for command in commands] == [Status.GOOD] * 8
 
 
 def test_io_that_waits_for_a_worker_is_withdrawn(single):
@@ -760,6 +781,26 @@ def test_what_is_asked_of_a_broken_pump_is_ignored(rig):
     rig.pump.probe(Direction.READ)
     stop_in_time(rig)
     assert not list(rig.pump.events())
+
+
+def test_a_pump_with_a_high_file_number_outlives_its_ring(make_rig):
+    """select(2) takes numbers below 1024, and a daemon of some hundred LUNs has higher ones."""
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(low, 1200), high))
+    with contextlib.ExitStack() as filled:
+        fd = os.open("/dev/null", os.O_RDONLY)
+        filled.callback(os.close, fd)
+        while fd < 1024:
+            fd = os.dup(fd)
+            filled.callback(os.close, fd)
+        rig = make_rig()
+        rig.start()
+        rig.kernel.remove()
+        rig.next(Broken)
+        asked = time.monotonic()
+        patiently(lambda: rig.pump.pulse() > asked)
+        stop_in_time(rig)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
 
 
 def test_a_ring_that_makes_no_sense_breaks_the_pump(rig):

@@ -357,6 +357,33 @@ def test_a_head_outside_the_ring_is_found(handler, head):
         handler.ring.fetch()
 
 
+def test_an_entry_that_reaches_over_the_head_is_found(handler):
+    """Behind the head are entries that were answered long ago: going on would run them again, and never end."""
+    handler.kernel.submit(WRITE_10, b"data")
+    struct.pack_into("<I", handler.memory, 12, 8)
+    with pytest.raises(RingError, match="an entry of 128 bytes at 0"):
+        handler.ring.fetch()
+
+
+@pytest.mark.parametrize(("length", "op"), [(8, 1), (40, 1), (8, 2), (24, 2)])
+def test_an_entry_too_short_for_its_kind_is_found_at_the_end_of_the_mapping_too(length, op):
+    size = 4096 - 128
+    memory = mailbox(size=size, tail=size - length)
+    struct.pack_into("<I", memory, 4096 - length, length | op)
+    with pytest.raises(RingError, match=f"an entry of {length} bytes"):
+        Handler.ring_class(memory).fetch()
+
+
+def test_a_cdb_that_is_cut_off_by_the_end_of_the_mapping_is_what_there_is_of_it():
+    size = 4096 - 128
+    memory = mailbox(size=size, tail=size - 112)
+    struct.pack_into("<IHBBIIII", memory, 4096 - 112, 112 | 1, 7, 0, 0, 0, 0, 0, 0)
+    struct.pack_into("<Q", memory, 4096 - 112 + 24, 4096 - 4)
+    memory[4096 - 4 :] = bytes((0x7F, 1, 2, 3))  # of variable length, which is told by its eighth byte
+    [entry] = Handler.ring_class(memory).fetch()
+    assert entry.cdb == bytes((0x7F, 1, 2, 3))
+
+
 # ---- the simulated kernel keeps what the real one promises
 
 
