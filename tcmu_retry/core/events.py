@@ -22,6 +22,7 @@ LOGIN_WAITS = "TR-020"
 STORAGE_REFUSED = "TR-021"
 STORAGE_ACCEPTED = "TR-022"
 PROMISES_TOO_MUCH = "TR-023"
+WINDOW_CLOSED = "TR-024"
 LUN_REFUSED = "TR-030"
 CHANGE_REFUSED = "TR-031"
 ADOPTED = "TR-040"
@@ -106,6 +107,12 @@ MEANINGS = {
         "Said when a LUN comes and when its policy is changed. The initiator gives up before retry_timeout is over, so"
         " that the fallback never reaches it. `tcmu-retry doctor LUN` shows the whole chain of time-outs;"
         " docs/initiators.md says what each kind of initiator tolerates and how to tune it.",
+    ),
+    WINDOW_CLOSED: Meaning(
+        "aborted commands had closed the command window of {initiator}; its session was ended, it logs in again",
+        "Each aborted command takes a place of its session's window until the next login. With none left the initiator"
+        " could send nothing more and would have waited for ever, storage or not. `tcmu-retry doctor LUN` shows what is"
+        " left of each window; docs/initiators.md says more.",
     ),
     LUN_REFUSED: Meaning(
         "it cannot be made: {reason}",

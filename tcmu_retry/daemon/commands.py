@@ -75,7 +75,13 @@ class Commands:
         self._commands: dict[Token, Command] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closings = 0  # of the gate, that the pump has not confirmed yet
+        self._aborted = False
         self._release_for: str | None = None  # a portal, or "" for a person: release as soon as the gate is closed
+
+    def take_aborted(self) -> bool:
+        """Whether task management came since this was last asked."""
+        aborted, self._aborted = self._aborted, False
+        return aborted
 
     def start(self) -> None:
         self._loop.add_reader(self._pump.fileno(), self._take_events)
@@ -155,6 +161,7 @@ class Commands:
             case TaskManagement(kind, commands, running):
                 log.debug("LUN %s: task management %d names %d commands", self._lun().name, kind, len(commands))
                 named = [command.serial for command in commands if not command.answered]
+                self._aborted = True
                 return self._closed(running, now) + self._engine.aborted(named, now)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)

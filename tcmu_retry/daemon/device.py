@@ -38,6 +38,7 @@ from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
+from tcmu_retry.daemon.windows import LOOK_SECONDS
 from tcmu_retry.pump.base import Pump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
@@ -288,6 +289,20 @@ class Device:
     def busy(self) -> bool:
         """Whether it has commands open, as far as is known here."""
         return bool(self._engine.held_count or self._engine.in_flight or self._pump.statistics().in_flight)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open that was open at the last look at the windows."""
+        since = time.monotonic() - LOOK_SECONDS
+        known = self._engine.held_count or self._engine.in_flight
+        return not known and all(began > since for _, began in self._pump.running())
+
+    def take_aborted(self) -> bool:
+        """Whether commands were aborted since this was last asked."""
+        return self._commands.take_aborted()
+
+    def window_closed(self, initiator: str) -> None:
+        self._emit_for_all(events.WINDOW_CLOSED, {"initiator": initiator})
 
     def status(self) -> DeviceStatus:
         now = time.monotonic()

@@ -41,6 +41,7 @@ from tcmu_retry.daemon.storage import Place
 from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.daemon.unfreeze import end_waits
+from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.base import Channel
@@ -90,6 +91,7 @@ class Service:
         self._netlink.set_features(reply=True)
         self._look_for_devices()
         self._spawn(watch_portals(self._open_luns, self._login_waits))
+        self._spawn(watch_windows(self._aborted_luns, self._settled, self._window_closed))
 
     def _look_for_devices(self) -> None:
         for device in scan(SUBTYPE):
@@ -367,6 +369,15 @@ class Service:
         for device in self._devices.values():
             if device.name == name:  # it may have gone while the portals were looked at
                 device.login_waits(portal)
+
+    def _aborted_luns(self) -> Mapping[str, Path]:
+        return {device.name: self._places[uio] for uio, device in self._devices.items() if device.take_aborted()}
+
+    def _settled(self, name: str) -> bool:
+        return any(device.settled for device in self._devices.values() if device.name == name)
+
+    def _window_closed(self, name: str, initiator: str) -> None:
+        self._find(name).window_closed(initiator)
 
     def pulses(self) -> dict[str, float]:
         """When each LUN's pump last turned."""

@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 
 TARGET = Path("/sys/kernel/config/target")
 PARAMETERS = Path("/sys/module/target_core_user/parameters")
-_VALUES = re.compile(r"CmdSN/WR.*MaxCmdSN.*\n\s*0x[0-9a-f]{8}\s+0x(?P<free>[0-9a-f]{8})")  # of an ACL's `info`
+WIDEST = 512  # TA_DEFAULT_CMDSN_DEPTH_MAX
+# Of an ACL's `info`. CmdSN/WC is MaxCmdSN - ExpCmdSN + 1: 0, and not below, once the window is closed.
+_VALUES = re.compile(r"CmdSN/WR.*\n\s*0x[0-9a-f]{8}\s+0x(?P<free>[0-9a-f]{8})\s+0x(?P<expected>[0-9a-f]{8})")
 
 # cmd_time_out: the default of 30 s ends in 02/08/00, which Linux takes for a hard error, and tells nobody here.
 # qfull_time_out: commands that find ring or data area full wait in the kernel. -1 would mean 30 s once cmd_time_out is
@@ -34,10 +36,14 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The commands (CmdSN) that a session may have open. free: those it may send now, None where LIO does not tell."""
+    """The commands (CmdSN) that a session may have open.
+
+    free: those it may send now; expected: ExpCmdSN, which each one that comes raises. None where LIO does not tell.
+    """
 
     depth: int
     free: int | None = None
+    expected: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +115,26 @@ def windows(device_path: Path, root: Path = TARGET) -> dict[str, Window]:
         default = int((group / "attrib/default_cmdsn_depth").read_text())
         found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), Window(default))
         for acl in sorted((group / "acls").iterdir()):
-            told = _VALUES.search((acl / "info").read_text())
-            depth = int((acl / "cmdsn_depth").read_text())
-            # MaxCmdSN - ExpCmdSN + 1, which is 0 (not below) once it is closed
-            found[acl.name] = Window(depth, int(told["free"], 16) if told else None)
+            found[acl.name] = _window(acl)
     return found
+
+
+def sessions(device_path: Path, root: Path = TARGET) -> dict[Path, Window]:
+    """By the directories of their ACLs, the windows of those who use a backstore and nothing else behind its target."""
+    groups = [root / f"iscsi/{export.iqn}/tpgt_{export.tpg}" for export in exports(device_path, root)]
+    alone = [group for group in groups if len(list((group / "lun").iterdir())) == 1]
+    return {acl: _window(acl) for group in alone for acl in sorted((group / "acls").iterdir())}
+
+
+def end_session(acl: Path, window: Window) -> None:
+    """Its initiator logs in again. The kernel ends an ACL's sessions when its depth becomes another. Raises OSError."""
+    (acl / "cmdsn_depth").write_text(str(window.depth - 1 if window.depth == WIDEST else window.depth + 1))
+
+
+def _window(acl: Path) -> Window:
+    depth = int((acl / "cmdsn_depth").read_text())
+    told = _VALUES.search((acl / "info").read_text())
+    return Window(depth, int(told["free"], 16), int(told["expected"], 16)) if told else Window(depth)
 
 
 def wwn(device: UioDevice) -> str:

@@ -73,13 +73,15 @@ def version(package: str) -> str:
 
 
 def write() -> None:
-    """The table, from all results; of a part that was not run here its rows stay as they are."""
+    """The table, from all results; of a test that was not run here the row stays as it is."""
     found = results()
+    if not found:
+        return
     text = PAGE.read_text()
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
-    here = {str(result["part"]) for result in found}
-    kept = [line for line in table.splitlines() if line.startswith("| ") and line.split()[1] not in {"part", *here}]
+    here = tuple(f"| {result['part']} | {result['promise']} |" for result in found)
+    kept = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith(("| part |", *here))]
     lines = ["| part | what | measured | date, length |", "|---|---|---|---|", *kept]
     for result in found:
         figures = result["figures"]

@@ -190,10 +190,18 @@ def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
         (group / "acls" / name / "info").write_text(info)
     assert configfs.windows(device, tmp_path) == {
         "iqn.any": Window(512),
-        "iqn.full": Window(512, 0),
-        "iqn.in": Window(512, 480),
+        "iqn.full": Window(512, 0, 0x21),
+        "iqn.in": Window(512, 480, 0x21),
         "iqn.out": Window(512),
     }
+    found = configfs.sessions(device, tmp_path)
+    assert {acl.name for acl in found} == set(told)
+    for initiator, depth in (("iqn.full", 511), ("iqn.full", 512)):
+        acl = group / "acls" / initiator
+        configfs.end_session(acl, configfs.sessions(device, tmp_path)[acl])
+        assert (acl / "cmdsn_depth").read_text() == str(depth), "another one than before: only that ends a session"
+    tree(iqn, 1, 1, to=device.parent / "other")
+    assert configfs.sessions(device, tmp_path) == {}, "its sessions are others' too"
 
 
 def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
