@@ -6,7 +6,8 @@ BIN := .venv/bin
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
-SOAK_PACKAGES := nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin stress-ng dbench
+SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils stress-ng dbench \
+	$(DEB_PACKAGES)
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
 
@@ -89,22 +90,17 @@ sanitize: native ## ring and pump tests over a native pump with AddressSanitizer
 	  PYTHONPATH="$$(dirname $$(find build/sanitize/root -name tcmu_retry)):$(CURDIR)" \
 	  $(BIN)/python -P -m pytest tests/unit/pump tests/unit/tcmu/test_ring.py -p no:cacheprovider
 
-DEB_PACKAGES := cython3 debhelper dh-python fakeroot liburing-dev lintian meson pkg-config pybuild-plugin-pyproject python3-argcomplete \
-	python3-dbus-fast python3-dev python3-mesonpy python3-prometheus-client python3-pyroute2 python3-pyudev python3-rich \
-	python3-rtslib-fb python3-setuptools
-# Debian's own tools, not those of a Python that stands before them.
-AS_DEBIAN := env -u VIRTUAL_ENV PATH=/usr/sbin:/usr/bin:/sbin:/bin
+DEB_PACKAGES := cython3 debhelper dh-python fakeroot libxml2-utils liburing-dev lintian meson pkg-config \
+	pybuild-plugin-pyproject python3-argcomplete python3-dbus-fast python3-dev python3-mesonpy python3-pip \
+	python3-prometheus-client python3-pyroute2 python3-pyudev python3-rich python3-rtslib-fb python3-setuptools \
+	python3-wheel resource-agents rpm rpmlint
 
-.PHONY: deb
-deb: ## tcmu-retry and targetcli-retry for Debian, checked by lintian, into build/deb/ (VERSION=: for trying an upgrade)
+.PHONY: packages
+packages: .venv/made build/packages ## .deb, .rpm, wheel and sdist into build/dist/, each checked (VERSION=: to try an upgrade)
 	@dpkg -s $(DEB_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $(DEB_PACKAGES); }
-	rm -rf build/deb/tcmu-retry && mkdir -p build/deb/tcmu-retry
-	git ls-files -z | tar -c --null -T - | tar -x -C build/deb/tcmu-retry
-	mv build/deb/tcmu-retry/packaging/debian build/deb/tcmu-retry/debian # where dpkg-buildpackage looks for it
-	$(if $(VERSION),sed -i '1s/(.*)/($(VERSION))/' build/deb/tcmu-retry/debian/changelog)
-	cd build/deb/tcmu-retry && $(AS_DEBIAN) dpkg-buildpackage --build=full --no-sign
-	cd build/deb && lintian --fail-on warning $(if $(SUDO),,--allow-root) tcmu-retry_$(or $(VERSION),0.1.0)_*.changes
+	packaging/build.sh $(BIN)/python $(VERSION)
+	$(BIN)/python -m pytest tests/packages
 
 RACE := build/race
 .PHONY: race

@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 from tests.conformance.luns import RUNNER_UNPACKED, unpacked_runner
 from tests.vm.guest import Guest, GuestError
@@ -59,6 +58,10 @@ FULL = (
     *(Load(pattern, 256 << 10, depth) for pattern in ("read", "write") for depth in (1, 8)),
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
+ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
+Plan = dict[tuple[str, tuple[Load, ...]], tuple[str, ...]]
+PLAN: Plan = {("tcm_loop", GATES): ALL, ("iSCSI", GATES): (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)}
+PLAN_FULL: Plan = {("tcm_loop", FULL): ALL, ("iSCSI", GATES): ALL}
 
 
 @dataclass(frozen=True)
@@ -230,19 +233,20 @@ class Bench:
         latency = max(job[side]["clat_ns"]["mean"] for side in ("read", "write")) / 1000
         first, last = _counters(before), _counters(after)
         spent = [b - a for a, b in zip(first, last, strict=True)]
-        cost = (spent[2] * TICK / done, spent[3] / done) if candidate.pid else (None, None)
-        return Sample(path, load.name, candidate.name, iops, iops * load.size / (1 << 20), latency, *cost,
-                      spent[1] / max(spent[0], 1))  # fmt: skip
+        return Sample(
+            path, load.name, candidate.name, iops, iops * load.size / (1 << 20), latency,
+            spent[2] * TICK / done if candidate.pid else None, spent[3] / done if candidate.pid else None,
+            spent[1] / max(spent[0], 1),
+        )  # fmt: skip
 
-    def rounds(self, plan: dict[str, tuple[Load, ...]], rounds: int, seconds: float) -> Iterator[Sample]:
-        for _ in range(rounds):
-            for path, loads in plan.items():
-                for load in loads:
-                    for candidate in self.candidates.values():
-                        if path == "iSCSI" and path not in candidate.disks:
-                            candidate.disks[path] = [self._login(candidate.iqn)]
-                        if len(candidate.disks.get(path, ())) >= load.luns:
-                            yield self.run(path, load, candidate, seconds)
+    def round(self, plan: Plan, seconds: float) -> Iterator[Sample]:
+        for (path, loads), names in plan.items():
+            for load in loads:
+                for candidate in (self.candidates[name] for name in names):
+                    if path == "iSCSI" and path not in candidate.disks:
+                        candidate.disks[path] = [self._login(candidate.iqn)]
+                    if len(candidate.disks.get(path, ())) >= load.luns:
+                        yield self.run(path, load, candidate, seconds)
 
 
 def _counters(text: str) -> tuple[int, int, int, int]:
@@ -257,27 +261,28 @@ def _counters(text: str) -> tuple[int, int, int, int]:
     return sum(processors), processors[3], ticks, switches
 
 
-def measure(full: bool, rounds: int, seconds: float, kept: Path) -> dict[str, object]:
-    """Everything of one guest, as JSON takes it."""
+def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
+    """Everything of one guest, as JSON takes it, after each round."""
     guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
     bench = Bench(guest, 16 if full else 1)
     try:
         bench.up()
-        samples: list[dict[str, object]] = []
-        for sample in bench.rounds({"tcm_loop": FULL if full else GATES, "iSCSI": GATES}, rounds, seconds):
-            samples.append(asdict(sample))
-            kept.write_text(json.dumps(samples))  # what is measured stays if the guest does not
-            print(f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}", file=sys.stderr, flush=True)
         runner = subprocess.check_output(
             ["dpkg-deb", "-f", next(unpacked_runner().glob("tcmu-runner_*.deb")), "Version"], text=True
         ).strip()
-        return {
-            "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
-            "runner": runner,
-            "fio": guest.look("fio --version"),
-            "rounds": rounds,
-            "seconds": seconds,
-            "samples": samples,
-        }
+        samples: list[dict[str, object]] = []
+        for number in range(1, rounds + 1):
+            for sample in bench.round(PLAN_FULL if full else PLAN, seconds):
+                samples.append(asdict(sample))
+                text = f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}"
+                print(text, file=sys.stderr, flush=True)
+            yield {
+                "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
+                "runner": runner,
+                "fio": guest.look("fio --version"),
+                "rounds": number,
+                "seconds": seconds,
+                "samples": list(samples),
+            }
     finally:
         bench.close()

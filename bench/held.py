@@ -86,7 +86,7 @@ def device(storage: Storage) -> Device:
     policy = change(DEFAULT, {"retry_interval": "1h", "retry_max_interval": "1h"})
     config = DeviceConfig("/nowhere", policy=policy, budgets=Budgets(held=2 * HELD), initiator=PROFILES["linux"])
     return Device(
-        lun, config, lambda discards: Disk(DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards),
+        lun, config, lambda discards, _: Disk(DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards),
         lambda: storage, lambda _: None, lambda _: None, records.Memory(NoRecords(Path()), "vm1", "/nowhere"), {},
         lambda _: None,
     )  # fmt: skip
@@ -101,7 +101,7 @@ def python_memory(served: Device) -> int:
     """Bytes of Python objects that were allocated since tracing began, without the simulator's, CDBs and iovs."""
     told = [tracemalloc.Filter(False, f"*{name}") for name in SIMULATOR]
     total = sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces(told).traces)
-    for command in served._commands.values():
+    for command in served._commands._commands.values():
         total -= sys.getsizeof(command.cdb) + sys.getsizeof(command.iovs)
         total -= sum(sys.getsizeof(iov) + sum(map(sys.getsizeof, iov)) for iov in command.iovs)
     return total

@@ -115,14 +115,8 @@ def storage(directory: Path) -> Iterator[Path]:
 
 def run(handler: str, load: Load, path: Path, seconds: float) -> Result:
     """One handler under one load; in a process of its own."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench.outside",
-        handler,
-        *map(str, (load.depth, load.size, load.reads, seconds)),
-        path,
-    ]
+    told = map(str, (handler, load.depth, load.size, load.reads, seconds, path))
+    command = [sys.executable, "-m", "bench.outside", *told]
     out = subprocess.run(
         command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=seconds + 30
     ).stdout.split()
@@ -147,7 +141,7 @@ def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: 
         file = os.open(path, os.O_RDWR | os.O_DIRECT)
         fds = (memory, ours.fileno(), file)
         line = subprocess.run(
-            [str(a) for a in (BUILD / "minimal", memory, length, ours.fileno(), file)],
+            list(map(str, (BUILD / "minimal", memory, length, ours.fileno(), file))),
             pass_fds=fds, stdout=subprocess.PIPE, text=True, check=True,
         ).stdout  # fmt: skip
         done, user, system = map(int, line.split())
@@ -195,4 +189,5 @@ def measure(directory: Path, seconds: float = 3.0, rounds: int = 3) -> list[Resu
 
 
 if __name__ == "__main__":
-    _one(sys.argv[1], *map(int, sys.argv[2:5]), float(sys.argv[5]), sys.argv[6])
+    what, depth, size, reads, seconds, file = sys.argv[1:]
+    _one(what, int(depth), int(size), int(reads), float(seconds), file)

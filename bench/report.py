@@ -15,6 +15,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 
 Rows = dict[tuple[str, str], dict[str, list[dict[str, Any]]]]
+OVER_FILES = (WRITETHROUGH, WRITEBACK)
 ORDER = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
 
 
@@ -26,10 +27,19 @@ def rows(samples: Iterable[Mapping[str, Any]]) -> Rows:
     return found
 
 
-def ratio(row: Mapping[str, list[dict[str, Any]]], one: str, other: str) -> float | None:
-    """The median over the rounds of the ratio within a round."""
-    pairs = list(zip(row.get(one, ()), row.get(other, ()), strict=False))
-    return statistics.median(a["iops"] / b["iops"] for a, b in pairs) if pairs else None
+def ratios(row: Mapping[str, list[dict[str, Any]]], one: str, other: str) -> list[float]:
+    """Within each round."""
+    return [a["iops"] / b["iops"] for a, b in zip(row.get(one, ()), row.get(other, ()), strict=False)]
+
+
+def _cell(found: list[float], gate: float | None = None) -> str:
+    """The median, and between which values the rounds lie."""
+    if not found:
+        return ""
+    middle = f"{statistics.median(found):.2f}"
+    if gate is not None and statistics.median(found) >= gate:
+        middle = f"**{middle}**"
+    return middle if len(found) == 1 else f"{middle} ({min(found):.2f}-{max(found):.2f})"
 
 
 def gate(load: str) -> tuple[float, float]:
@@ -48,7 +58,7 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         f"Linux {told['kernel']}, 2 processors, emulated where the machine has no hardware virtualisation.",
         f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
         f"{told['fio']}. {told['rounds']} rounds, {told['seconds']:g} s a run; in a round the candidates take",
-        "turns under each load, and a ratio is the median of the ratios within the rounds.",
+        "turns under each load, and a ratio is the median of those within the rounds (the least and the greatest).",
         "fio: libaio, direct, initiator's I/O scheduler `none`. Files lie on ext4 over a RAM disk (brd).",
         "",
         "| candidate | storage | what is acknowledged |",
@@ -69,15 +79,10 @@ def guest(told: Mapping[str, Any]) -> list[str]:
     ]  # fmt: skip
     for (path, load), row in table.items():
         least, goal = gate(load)
-        cells = []
-        for ours in (WRITETHROUGH, WRITEBACK):
-            value = ratio(row, ours, RUNNER)
-            met = value is not None and load in gated and value >= least
-            cells.append("" if value is None else f"**{value:.2f}**" if met else f"{value:.2f}")
+        cells = [_cell(ratios(row, ours, RUNNER), least if load in gated else None) for ours in OVER_FILES]
         cells.append(f"{goal:g}")
         for one, other in ((WRITETHROUGH, FILEIO), (WRITEBACK, BUFFERED), (OURS_BRD, IBLOCK)):
-            value = ratio(row, one, other)
-            cells.append("" if value is None else f"{value:.2f}")
+            cells.append(_cell(ratios(row, one, other)))
         lines.append(f"| {path} | {load} | " + " | ".join(cells) + " |")
     lines += [
         "",
@@ -172,7 +177,7 @@ def picture(samples: Iterable[Mapping[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(9, 1 + 0.45 * len(table)))
     for place, ((_, load), row) in enumerate(table.items()):
         for shift, (name, colour) in enumerate(((WRITETHROUGH, "#33658a"), (WRITEBACK, "#86bbd8"))):
-            value = ratio(row, name, RUNNER) or 0.0
+            value = statistics.median(ratios(row, name, RUNNER) or [0.0])
             axes.barh(place + 0.36 * shift, value, 0.34, color=colour, label=name if not place else None)
         least, _ = gate(load)
         axes.plot([least, least], [place - 0.2, place + 0.56], color="#b00020", label=None if place else "gate")

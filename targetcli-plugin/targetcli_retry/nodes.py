@@ -142,7 +142,8 @@ class Controls(UINode):  # type: ignore[misc]
     @told
     def ui_command_retry(self, serial: str = "all") -> None:
         """
-        Tries held commands now: one by its serial (`ls held`), or all.
+        Tries now: one held command by its serial (`ls held`), or all; where
+        none is held, the storage is probed.
         """
         self.assert_root()
         self._count(self.device.call("Kick", "(at)", _serials(serial)), "tried")
@@ -155,14 +156,6 @@ class Controls(UINode):  # type: ignore[misc]
         """
         self.assert_root()
         self._count(self.device.call("Fail", "(at)", _serials(serial)), "failed")
-
-    @told
-    def ui_command_kick(self) -> None:
-        """
-        Probes the storage now, whether anything is held or not.
-        """
-        self.assert_root()
-        self._count(self.device.call("Kick", "(at)", []), "tried")
 
     @told
     def ui_command_release(self) -> None:

@@ -43,7 +43,7 @@ def _disks(directory: Path) -> Iterator[Link]:
 
 def _mount(number: str) -> list[Link]:
     links = []
-    for line in MOUNTS.read_text().splitlines():
+    for line in MOUNTS.read_text(errors="backslashreplace").splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
         if left.split()[2] != number or not kind.startswith("nfs"):

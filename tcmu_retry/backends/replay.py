@@ -31,6 +31,8 @@ from tcmu_retry.backends.filters.wrapper import Wrapper
 from tcmu_retry.backends.shelf import DISCARD, WRITE, ZERO, ZERO_UNMAP, Record, Shelf
 from tcmu_retry.scsi.request import Extent
 
+RECORD = 900  # bytes of memory that a change takes beside its data: measured, CPython 3.11
+
 
 @dataclass(frozen=True, slots=True)
 class _Change:
@@ -43,7 +45,7 @@ class _Change:
 
     @property
     def weight(self) -> int:
-        return len(self.data) + 128
+        return len(self.data) + RECORD
 
     def again(self, backend: Backend) -> None:
         if self.kind == WRITE:

@@ -12,6 +12,8 @@ from tcmu_retry.core.chain import REASONS
 from tcmu_retry.core.words import parse_size
 from tcmu_retry.dbus._lib import Variant
 
+_NO_BRACKETS = str.maketrans("", "", "[]")
+
 
 async def export(client: Client, arguments: Namespace) -> None:
     """Make a LUN and its target."""
@@ -23,6 +25,7 @@ async def export(client: Client, arguments: Namespace) -> None:
         "initiators": Variant("as", arguments.initiator or []),
         "any-initiator": Variant("b", arguments.any_initiator),
         "wwn": Variant("s", arguments.wwn),
+        "target": Variant("s", arguments.target),
     }
     if arguments.size:
         try:
@@ -39,10 +42,12 @@ async def export(client: Client, arguments: Namespace) -> None:
     output.table(("  WHERE", "ATTRIBUTE", ">VALUE", "WHY"), rows, "")
     output.say(verdict(await client.device(arguments.name, "Diagnose")))
     await warn(client, arguments.name)
-    address = next((each for each in made["portals"] if not each.startswith(("0.0.0.0:", "[::]"))), "THIS-HOST")
+    address = next((each for each in made["portals"] if not each.startswith(("0.0.0.0:", "[::]"))), "THIS-HOST:3260")
     output.say("\nAt the initiator:")
     output.say(f"  iscsiadm -m discovery -t sendtargets -p {address}")
     output.say(f"  iscsiadm -m node -T {made['iqn']} -p {address} --login")
+    disk = f"ip-{address.translate(_NO_BRACKETS)}-iscsi-{made['iqn']}-lun-{made['lun']}"  # udev's name for it
+    output.say(f"  ls -l /dev/disk/by-path/{disk}")
 
 
 async def unexport(client: Client, arguments: Namespace) -> None:

@@ -54,6 +54,7 @@ def build() -> Parser:
     export.add_argument("--portal", action="append", metavar="ADDRESS:PORT", help="0.0.0.0:3260 if not given")
     export.add_argument("--initiator", action="append", metavar="IQN", help="who may log in; more than once")
     export.add_argument("--wwn", default="", help="that of the same storage on another host; a new one if not given")
+    export.add_argument("--target", metavar="IQN", default="", help="the target's name; by this host's if not given")
     export.add_argument("--any-initiator", action="store_true", help="everybody may log in")
     _named(_verb(nouns, "unexport", exports.unexport, "remove a LUN and its target; the storage is left alone"))
 

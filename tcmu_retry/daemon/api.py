@@ -93,6 +93,7 @@ class ExportRequest:
     """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all.
 
     wwn: "" for a new one. Hosts that show the same storage give it the same WWN, so that multipath sees one disk.
+    target: its IQN; "" for one by this host's name. A LUN that moves between hosts keeps it.
     """
 
     name: str
@@ -103,6 +104,7 @@ class ExportRequest:
     initiators: Sequence[str] = ()
     any_initiator: bool = False
     wwn: str = ""
+    target: str = ""
 
 
 @dataclass(frozen=True, slots=True)

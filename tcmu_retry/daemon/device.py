@@ -1,7 +1,5 @@
 """A LUN: its life, its storage's changes, and what people ask of it.
 
-Theory of operation
--------------------
 A device lives in the main loop and never blocks. What its commands meet is in `commands.py`, what its storage does in
 `storage.py`; whatever may block (open, reopen, close) runs by `offload`.
 

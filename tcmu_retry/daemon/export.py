@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from rtslib import (
     LUN,
@@ -61,7 +62,7 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
         )
         undo.callback(store.delete)
         _verify(store)
-        target = Target(FabricModule("iscsi"), _iqn(request.name), mode="create")
+        target = Target(FabricModule("iscsi"), request.target or _iqn(request.name), mode="create")
         undo.callback(target.delete)
         group = TPG(target, 1, mode="create")
         attributes = {**WINDOW, "authentication": "0", **(OPEN_TO_ALL if request.any_initiator else {})}
@@ -127,6 +128,10 @@ def _check(request: ExportRequest) -> None:
             f"{request.wwn} is no WWN; give that of the other host's LUN as `tcmu-retry device show` tells it, such as"
             " 5f0d0b5c-6f0e-4e0c-9b43-0d2f6b6d3c11",
         )
+    if request.target and not _IQN.fullmatch(request.target):
+        raise ApiError(
+            "InvalidArgument", f"{request.target} is no target's name, such as iqn.2026-11.org.example:{request.name}"
+        )
     if request.block_size not in BLOCK_SIZES:
         raise ApiError("InvalidArgument", f"block-size {request.block_size} is not one of 512, 1024, 2048 and 4096")
     for initiator in request.initiators:
@@ -185,7 +190,14 @@ def _iqn(name: str) -> str:
 
 
 def _stores() -> Iterator[UserBackedStorageObject]:
-    return (store for store in RTSRoot().storage_objects if store.plugin == "user")
+    """Raises ApiError."""
+    try:
+        # Packages of targetcli make it, pip's rtslib does not, and without it does nothing.
+        Path(RTSRoot._preferred_dbroot).mkdir(exist_ok=True)
+        root = RTSRoot()
+    except (RTSLibError, OSError) as error:
+        raise ApiError("Failed", f"LIO's configuration is out of reach: {error}") from error
+    return (store for store in root.storage_objects if store.plugin == "user")
 
 
 def _find(name: str) -> UserBackedStorageObject | None:

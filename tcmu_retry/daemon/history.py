@@ -147,7 +147,7 @@ class History:
                 if self._work.empty():
                     db.commit()
                     self._troubled = False
-            except sqlite3.Error as error:
+            except Exception as error:  # not only SQLite's: what it cannot encode, for example
                 self._trouble(str(error))
         with contextlib.suppress(sqlite3.Error):
             db.commit()

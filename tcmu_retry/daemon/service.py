@@ -19,13 +19,10 @@ from pathlib import Path
 
 from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
-from tcmu_retry.backends.file import open_backend
-from tcmu_retry.backends.filters import apply
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
-from tcmu_retry.core.policy import PolicyError
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, journal, rival, takeover, view
+from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
@@ -38,9 +35,9 @@ from tcmu_retry.daemon.portals import watch_portals
 from tcmu_retry.daemon.recorder import Recorder
 from tcmu_retry.daemon.records import Memory, Records
 from tcmu_retry.daemon.storage import Place
-from tcmu_retry.daemon.storm import Storm
 from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.daemon.unfreeze import end_waits
+from tcmu_retry.daemon.watchers import Watchers
 from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
@@ -68,7 +65,6 @@ class Service:
         self._keep = Keep(state / "policy")
         self._history = History(state / "history.db")
         self._recorder = Recorder(self._history)
-        self._storm = Storm()
         self._records = Records(state / "luns")
         self._wanted: dict[str, float] = {}  # until when a LUN of a configuration string is taken for a new one
         self._refused: dict[str, str] = {}  # why a change of a LUN was, by its name
@@ -79,7 +75,7 @@ class Service:
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._ending = False
-        self._watchers: list[tuple[Callable[..., None], ...]] = []
+        self._watchers = Watchers()
         self._tasks: set[asyncio.Task[None]] = set()
         self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
 
@@ -134,7 +130,7 @@ class Service:
 
     def _open_storage(self, name: str, config: DeviceConfig) -> Backend:
         """Blocking. Raises BackendError."""
-        return _open(config)
+        return storage.open_configured(config)
 
     # ---- the kernel's announcements
 
@@ -178,7 +174,7 @@ class Service:
 
     def _refuse(self, code: str, name: str, why: str, error: int) -> int:
         """An answer for the kernel, which passes on no more than the number: the sentence goes out as an event."""
-        self._notice(view.notice(code, name, None, {"reason": why}, time.time()))
+        self._watchers.notice(view.notice(code, name, None, {"reason": why}, time.time()))
         return -error
 
     async def _removed(self, uio: UioDevice) -> int:
@@ -191,7 +187,7 @@ class Service:
         device = self._devices.pop(uio, None)
         if device is not None:
             await self._leave(device)
-            self._tell(2, device.name)
+            self._watchers.removed(device.name)
             log.info("LUN %s is gone", device.name)
 
     async def _reconfigured(self, event: Reconfigured) -> int:
@@ -303,8 +299,8 @@ class Service:
             config,
             partial(_disk, lun, config),
             partial(self._open_storage, lun.name, config),
-            self._notice,
-            partial(self._tell, 0),
+            self._watchers.notice,
+            self._watchers.changed,
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
@@ -313,37 +309,11 @@ class Service:
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
-        self._tell(1, device)
+        self._watchers.added(device)
 
     async def reload(self) -> list[str]:
-        """Read the configuration again, for all LUNs or, if any of it is no good, for none; what changed, in lines.
-
-        Raises ConfigError.
-        """
-        _, problems = await offload(self._source.check)
-        if problems:
-            raise ConfigError("; ".join(problems))
-        lines: list[str] = []
-        uses: list[Callable[[], None]] = []
-        async with contextlib.AsyncExitStack() as locks:
-            devices = list(self._devices.values())
-            configs = []
-            for device in devices:
-                await locks.enter_async_context(device.policy_lock)
-                configs.append(await offload(self._source.device, device.lun.config))
-            for device, config in zip(devices, configs, strict=True):
-                try:
-                    changed, use = device.reconfigure(config)
-                except PolicyError as error:
-                    raise ConfigError(
-                        f"LUN {device.name}: {error}, together with what was changed while it runs;"
-                        f" `tcmu-retry policy reset {device.name}` takes that back"
-                    ) from None
-                lines += [f"LUN {device.name}: {line}" for line in changed]
-                uses.append(use)
-            for use in uses:
-                use()
-        return lines
+        """As `reload.reload`."""
+        return await reload.reload(self._source, lambda: list(self._devices.values()))
 
     # ---- hints
 
@@ -377,7 +347,9 @@ class Service:
         return any(device.settled for device in self._devices.values() if device.name == name)
 
     def _window_closed(self, name: str, initiator: str) -> None:
-        self._find(name).window_closed(initiator)
+        for device in self._devices.values():
+            if device.name == name:
+                device.window_closed(initiator)
 
     def pulses(self) -> dict[str, float]:
         """When each LUN's pump last turned."""
@@ -404,7 +376,7 @@ class Service:
         if problem:
             raise ApiError("InvalidArgument", problem)
         self._want(request.config)
-        return await offload(export.export, request, partial(_size, self._source.device(request.config)))
+        return await offload(export.export, request, partial(storage.size_of, self._source.device(request.config)))
 
     async def unexport(self, name: str) -> None:
         await offload(export.check_ours, name)
@@ -459,7 +431,7 @@ class Service:
         device = self._source.device(config)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                available = await offload(_size, device)
+                available = await offload(storage.size_of, device)
         except TimeoutError:
             return (
                 f"{device.path} did not let itself be opened within {CHECK_SECONDS:g} s; bring its storage back first"
@@ -502,43 +474,7 @@ class Service:
         removed: Callable[[str], None],
         notice: Callable[[Notice], None],
     ) -> None:
-        self._watchers.append((changed, added, removed, notice))
-
-    def _tell(self, which: int, what: object) -> None:
-        for watcher in self._watchers:
-            watcher[which](what)
-
-    def _notice(self, notice: Notice) -> None:
-        now = time.monotonic()
-        waiting = self._storm.due()
-        if self._storm.passes(notice, now):
-            self._say(notice)
-        if waiting is None and (due := self._storm.due()) is not None:
-            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
-
-    def _storm_goes_on(self) -> None:
-        for notice in self._storm.end(time.monotonic()):
-            self._say(notice)
-        if (due := self._storm.due()) is not None:
-            asyncio.get_running_loop().call_at(due, self._storm_goes_on)
-
-    def _say(self, notice: Notice) -> None:
-        journal.write(log, notice)
-        self._tell(3, notice)
-
-
-def _open(config: DeviceConfig) -> Backend:
-    """Blocking. Raises BackendError."""
-    return apply(open_backend(config.path, buffered=config.buffered), config.filters)
-
-
-def _size(config: DeviceConfig) -> int:
-    """Blocking: bytes the storage has. Raises BackendError."""
-    backend = _open(config)
-    try:
-        return backend.identity.size
-    finally:
-        backend.close()
+        self._watchers.add(changed, added, removed, notice)
 
 
 def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> Disk:

@@ -112,7 +112,8 @@ class Simulation(Service):
         except BackendError as error:
             raise ApiError("BackendUnavailable", str(error)) from error
         self.kernels[request.name] = kernel
-        return ExportResult("iqn.simulated", request.portals, 0, "wwn", [("backstore", "cmd_time_out", "0")])
+        settings = [("backstore", "cmd_time_out", "0")]
+        return ExportResult(request.target or "iqn.simulated", request.portals, 0, "wwn", settings)
 
     async def unexport(self, name: str) -> None:
         self.device(name)

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend, BackendError, Identity
+from tcmu_retry.backends.file import open_backend
+from tcmu_retry.backends.filters import apply
 from tcmu_retry.backends.patience import storage_links
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
@@ -226,3 +228,17 @@ class Storage:
                 f"{self.path} does not take what was written since its last flush: {error.strerror}; it is tried again",
                 error.errno or errno.EIO,
             ) from error
+
+
+def open_configured(config: DeviceConfig) -> Backend:
+    """The storage that a configuration names, under its filters. Blocking. Raises BackendError."""
+    return apply(open_backend(config.path, buffered=config.buffered), config.filters)
+
+
+def size_of(config: DeviceConfig) -> int:
+    """Bytes that the storage has. Blocking. Raises BackendError."""
+    backend = open_configured(config)
+    try:
+        return backend.identity.size
+    finally:
+        backend.close()

@@ -21,6 +21,7 @@ _REQUEST = {
     "initiators": "list of texts",
     "any-initiator": "switch",
     "wwn": "text",
+    "target": "text",
 }
 LONGEST = 10_000  # events or samples in one answer
 USUAL = 1000

@@ -121,7 +121,7 @@ class Presence:
 
 
 def _program(process: int) -> str:
-    return Path(f"/proc/{process}/comm").read_text().strip()
+    return Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
 
 
 async def _ended(bus: MessageBus) -> None:

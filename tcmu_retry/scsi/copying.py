@@ -35,7 +35,7 @@ MAXIMUM_SEGMENTS = 16
 MAXIMUM_DESCRIPTORS = 512  # bytes of all of them
 MAXIMUM_SEGMENT = 32 << 20  # bytes; 65535 blocks of 512 bytes are less
 GRANULARITY = 9  # two to this many bytes
-NO_LIST_ID = 3  # of LIST ID USAGE
+DISCARD, NO_LIST_ID = 2, 3  # of LIST ID USAGE
 
 
 def extended_copy(unit: Unit, task: Task) -> Request | None:
@@ -55,8 +55,12 @@ def extended_copy(unit: Unit, task: Task) -> Request | None:
     targets = _targets(parameters, target_bytes)
     extents = _segments(unit, parameters[:end], HEADER.size + target_bytes, targets)
     request = Request(Op.COPY, extents) if extents else None
-    if flags >> 3 & 0x03 != NO_LIST_ID:
-        unit.copies[list_id] = Copy(request, CopyStatus.RUNNING if request else CopyStatus.DONE)
+    usage = flags >> 3 & 0x03
+    if usage != NO_LIST_ID:
+        held = usage != DISCARD
+        unit.copies.pop(list_id, None)
+        if request or held:
+            unit.copies[list_id] = Copy(request, CopyStatus.RUNNING if request else CopyStatus.DONE, held)
     return request
 
 

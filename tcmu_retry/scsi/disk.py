@@ -86,9 +86,12 @@ class Disk:
 
     def copied(self, request: Request, good: bool) -> None:
         """A COPY that `handle` asked for has ended; initiators may ask how."""
-        for copy in self._unit.copies.values():
-            if copy.request is request:
+        copies = self._unit.copies
+        for list_id, copy in list(copies.items()):
+            if copy.request is request and copy.held:
                 copy.status = CopyStatus.DONE if good else CopyStatus.FAILED
+            elif copy.request is request:
+                del copies[list_id]
 
     @property
     def read_only(self) -> bool:

@@ -109,7 +109,6 @@ STANDBY_BY_COMMAND = Sense(0x0, 0x5E, 0x04)
 
 NOT_READY_STOPPED = Sense(0x2, 0x04, 0x02)  # initializing command required: START STOP UNIT
 LUN_NOT_ACCESSIBLE = Sense(0x2, 0x04, 0x03)  # not ready, manual intervention required: multipath fails over
-BECOMING_READY = Sense(0x2, 0x04, 0x01)
 
 WRITE_ERROR = Sense(0x3, 0x0C, 0x00)
 UNRECOVERED_READ_ERROR = Sense(0x3, 0x11, 0x00)

@@ -36,10 +36,14 @@ class CopyStatus(enum.Enum):
 
 @dataclass(slots=True)
 class Copy:
-    """An EXTENDED COPY that an initiator may ask about. request None: there was nothing to copy."""
+    """An EXTENDED COPY that an initiator may ask about. request None: there was nothing to copy.
+
+    held: after its end, too; its initiator did not say that its result may be discarded.
+    """
 
     request: Request | None
     status: CopyStatus
+    held: bool
 
 
 @dataclass(slots=True)

@@ -113,7 +113,9 @@ def windows(device_path: Path, root: Path = TARGET) -> dict[str, Window]:
     for export in exports(device_path, root):
         group = root / f"iscsi/{export.iqn}/tpgt_{export.tpg}"
         default = int((group / "attrib/default_cmdsn_depth").read_text())
-        found |= dict.fromkeys((group / "dynamic_sessions").read_text().replace("\0", "").split(), Window(default))
+        found |= dict.fromkeys(
+            (group / "dynamic_sessions").read_text(errors="replace").replace("\0", "").split(), Window(default)
+        )
         for acl in sorted((group / "acls").iterdir()):
             found[acl.name] = _window(acl)
     return found
@@ -133,13 +135,13 @@ def end_session(acl: Path, window: Window) -> None:
 
 def _window(acl: Path) -> Window:
     depth = int((acl / "cmdsn_depth").read_text())
-    told = _VALUES.search((acl / "info").read_text())
+    told = _VALUES.search((acl / "info").read_text(errors="replace"))
     return Window(depth, int(told["free"], 16), int(told["expected"], 16)) if told else Window(depth)
 
 
 def wwn(device: UioDevice) -> str:
     """The unit serial number, "" until it is set (rtslib sets it after the device is enabled)."""
-    text = (device.configfs / "wwn/vpd_unit_serial").read_text()
+    text = (device.configfs / "wwn/vpd_unit_serial").read_text(errors="replace")
     return text.split(":", 1)[-1].strip()
 
 

@@ -81,7 +81,7 @@ def decode(data: bytes) -> Event | None:
     message = _Message(data)
     message.decode()
     attributes = dict(message["attrs"])
-    device = parse(f"uio{attributes.get('MINOR')}", attributes.get("DEVICE", ""))
+    device = parse(f"uio{attributes.get('MINOR')}", _text(attributes.get("DEVICE", "")))
     if device is None:
         return None
     number = attributes["DEVICE_ID"]
@@ -96,10 +96,15 @@ def decode(data: bytes) -> Event | None:
                 device,
                 number,
                 attributes.get("DEV_SIZE"),
-                attributes.get("DEV_CFG"),
+                _text(attributes["DEV_CFG"]) if "DEV_CFG" in attributes else None,
                 None if write_cache is None else bool(write_cache),
             )
     return None
+
+
+def _text(value: str | bytes) -> str:
+    """What is no text comes as bytes, and whoever made it waits for an answer all the same."""
+    return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
 class TcmuNetlink:

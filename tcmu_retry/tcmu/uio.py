@@ -43,7 +43,7 @@ def parse(uio: str, label: str) -> UioDevice | None:
 def find(uio: str) -> UioDevice | None:
     """The TCMU device on this uio; None if it is gone or another's."""
     try:
-        return parse(uio, (SYS / uio / "name").read_text())
+        return parse(uio, (SYS / uio / "name").read_text(encoding="utf-8", errors="backslashreplace"))
     except OSError:
         return None
 

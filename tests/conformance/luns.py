@@ -22,12 +22,12 @@ def urls(iqn: str) -> list[str]:
     return [f"iscsi://{portal}/{iqn}/0" for portal in PORTALS]
 
 
-def ours(lab: Lab, name: str, settings: str = "") -> list[str]:
-    """On a dm device of its own with physical blocks of 4096 bytes. The URLs of its two paths."""
+def ours(lab: Lab, name: str, settings: str = "", disk: str = "/dev/vdb") -> list[str]:
+    """On a dm device of its own; /dev/vdb's physical blocks have 4096 bytes. The URLs of its two paths."""
     # Registrations with APTPL go to a file of LIO's, whose directory distributions make.
     lab.guest.run("mkdir -p $(cat /sys/kernel/config/target/dbroot)/pr")
     portals = [word for portal in PORTALS for word in ("--portal", portal)]
-    return urls(lab.export(lab.storage(name, SIZE, "/dev/vdb"), settings, *portals).iqn)
+    return urls(lab.export(lab.storage(name, SIZE, disk), settings, *portals).iqn)
 
 
 def fileio(guest: Guest, size: int = SIZE) -> list[str]:

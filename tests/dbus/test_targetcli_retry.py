@@ -103,11 +103,11 @@ def test_state_and_held_commands_are_shown_and_ended(world: World) -> None:
     assert world.status(first, 5) == 0
 
 
-def test_hold_drain_and_kick(world: World) -> None:
+def test_hold_drain_and_retry(world: World) -> None:
     world.lun("vm1")
     lines = (
         "hold reason=upgrade expires=1h", "get state hold_reason", "resume", "drain", "get state draining", "undrain",
-        "kick", "release", "hold expires=soon",
+        "retry", "release", "hold expires=soon",
     )  # fmt: skip
     said = shell(world, "vm1", *lines)
     assert "Held." in said[0]
@@ -122,10 +122,10 @@ def test_hold_drain_and_kick(world: World) -> None:
 
 
 def test_a_lun_that_is_not_served_and_a_daemon_that_is_gone_are_told(world: World) -> None:
-    [not_served] = shell(world, "nobody", "kick")
+    [not_served] = shell(world, "nobody", "retry")
     assert not_served.startswith("ERROR tcmu-retryd does not serve nobody")
     world.lun("vm1")
     world.daemon.terminate()
     world.daemon.wait()
-    [gone] = shell(world, "vm1", "kick")
+    [gone] = shell(world, "vm1", "retry")
     assert gone.startswith("ERROR tcmu-retryd is not running")

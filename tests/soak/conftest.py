@@ -10,6 +10,7 @@ import pytest
 
 from tests.soak.parts import RESULTS
 from tests.vm.conftest import lab, pytest_runtest_makereport, running_lab
+from tests.vm.guest import Guest
 from tests.vm.lab import Lab
 
 __all__ = ["lab", "pytest_runtest_makereport", "running_lab"]
@@ -18,7 +19,13 @@ Record = Callable[..., None]
 
 
 @pytest.fixture
-def record(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Record]:
+def guest(lab: Lab) -> Guest:
+    """What a part measures in; parts with a guest of their own say which."""
+    return lab.guest
+
+
+@pytest.fixture
+def record(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Record]:
     """Call it with what was measured, name=text; kept once the test has passed."""
     figures: dict[str, str] = {}
     began = time.monotonic()
@@ -34,7 +41,7 @@ def record(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Record]:
                     "promise": promise,
                     "date": time.strftime("%Y-%m-%d"),
                     "seconds": round(time.monotonic() - began),
-                    "kernel": lab.guest.run("uname -v").out.strip(),
+                    "kernel": guest.run("uname -v").out.strip(),
                     "figures": figures,
                 },
                 indent=1,

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.vm.guest import ROOT
+from tests.soak.conftest import Record
+from tests.vm.guest import ROOT, Guest
 from tests.vm.lab import eventually
 from tests.vm.systemd import SystemdGuest
 
@@ -23,6 +24,7 @@ SECTORS = 64 << 11
 # Also after a reboot there is storage before there is the daemon. Shortly after the daemon is gone, BUSY is the answer.
 # Where the guest is emulated a daemon has taken more than its minute to start, and the tests' Python may lie in a home.
 PREPARE = f"""
+install_project
 units=$new/etc/systemd/system
 cat > "$units/store.service" <<'END'
 [Unit]
@@ -79,10 +81,26 @@ class Machine:
 
     def io(self, command: str) -> subprocess.Popen[str]:
         """One command of qemu-io at the LUN."""
+        return self._qemu_io(["-c", command])
+
+    def connect(self) -> subprocess.Popen[str]:
+        """qemu-io, logged in, that takes commands from its standard input."""
+        process = self._qemu_io([])
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("read 0 512\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if "read 512/512" in line:
+                return process
+        pytest.fail("qemu-io has not logged in")
+
+    def _qemu_io(self, options: list[str]) -> subprocess.Popen[str]:
         target = f"iscsi://127.0.0.1:{self.guest.forwarded}/{self.iqn}/0"
         return subprocess.Popen(
-            ["qemu-io", "-f", "raw", "-c", command, target], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+            ["qemu-io", "-f", "raw", *options, target],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
     def done(self, command: str, seconds: float = 90) -> str:
         return self.io(command).communicate(timeout=seconds)[0]
@@ -105,20 +123,26 @@ def machine() -> Iterator[Machine]:
         guest.close()
 
 
-def test_it_is_ready_says_how_it_is_and_is_confined(machine: Machine) -> None:
-    """The score that docs/systemd.md records is what this systemd gives."""
+@pytest.fixture
+def guest(machine: Machine) -> Guest:
+    return machine.guest
+
+
+def test_it_is_ready_says_how_it_is_and_is_confined(machine: Machine, record: Record) -> None:
+    """The unit under systemd: ready, a line of status, the journal, and the score that docs/systemd.md tells."""
     assert machine.show("Type") == "notify"
     eventually(lambda: machine.show("StatusText") == "1 LUN, all is well", 30, "the line of status")
     analysis = machine.guest.run(f"systemd-analyze security --no-pager {UNIT}", timeout=120).out
     score = float(re.findall(r"exposure level for .*: ([\d.]+)", analysis)[0])
     assert score <= 2.5
     assert f"**{score}**" in (ROOT / "docs/systemd.md").read_text()
+    record(exposure=score)
     entries = machine.journal("SYSLOG_IDENTIFIER=tcmu-retryd", "CODE_FUNC=serve")
     assert "LUN vm1 is served" in entries
 
 
-def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machine) -> None:
-    """CLI, busctl, gdbus, targetcli-retry, a reload of the unit; a plain user looks, and changes what polkit grants."""
+def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machine, record: Record) -> None:
+    """Policy by CLI, busctl, gdbus, targetcli-retry, reload; a plain user looks, and changes what polkit grants."""
     run = machine.guest.run
     device, interface = "/org/tcmu/Retry1/device/vm1", "org.tcmu.Retry1.Device"
 
@@ -164,23 +188,30 @@ def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machi
     eventually(lambda: "did you mean retry_max_interval" in machine.journal("-u", UNIT), 60, "what is wrong")
     assert policy("write.retry_max_interval") == "7s"
     run(f"rm {settings}; systemctl reload {UNIT}")
+    record(ways=5)
 
 
-def test_a_frozen_daemon_is_killed_and_the_next_one_goes_on(machine: Machine) -> None:
+def test_a_frozen_daemon_is_killed_and_the_next_one_goes_on(machine: Machine, record: Record) -> None:
     """SIGSTOP    a write comes    the watchdog's SIGABRT within 30 s, a new process: the write ends GOOD."""
     before = machine.show("MainPID")
+    initiator = machine.connect()
+    began = time.monotonic()
     machine.guest.run(f"kill -STOP {before}")
-    write = machine.io("write -P 0x78 2M 512")
+    assert initiator.stdin is not None
+    initiator.stdin.write("write -P 0x78 2M 512\n")
+    initiator.stdin.flush()
     eventually(lambda: machine.show("NRestarts") == "1", 60, "a restart")
     machine.wait_active()
     assert machine.show("MainPID") != before
-    assert "wrote 512/512" in write.communicate(timeout=60)[0]
+    assert "wrote 512/512" in initiator.communicate("quit\n", timeout=120)[0]
+    record(write_took=f"{time.monotonic() - began:.0f} s")
     assert "Watchdog timeout" in machine.journal("-u", UNIT)
 
 
-def test_a_daemon_that_stays_away_leaves_no_login_waiting(machine: Machine) -> None:
+def test_a_daemon_that_stays_away_leaves_no_login_waiting(machine: Machine, record: Record) -> None:
     """Stopped; a write waits in the kernel and its initiator goes: who logs in then gets an answer all the same."""
     machine.guest.run(f"systemctl stop {UNIT}", timeout=60)
+    began = time.monotonic()
     orphan = machine.io("write -P 0x79 3M 512")
     with pytest.raises(subprocess.TimeoutExpired):
         orphan.communicate(timeout=3)
@@ -188,12 +219,13 @@ def test_a_daemon_that_stays_away_leaves_no_login_waiting(machine: Machine) -> N
     orphan.communicate()
     eventually(lambda: "no daemon serves it" in machine.journal("-u", "tcmu-retry-unfreeze"), 60, "unfreezing")
     assert "wrote" not in machine.done("write -P 0x79 3M 512")
+    record(answered_after=f"{time.monotonic() - began:.0f} s")
     machine.guest.run(f"systemctl start {UNIT}", timeout=60)
     assert "wrote 512/512" in machine.done("write -P 0x79 3M 512")
     assert machine.guest.run("systemctl is-active tcmu-retry-unfreeze", check=False).out.strip() == "inactive"
 
 
-def test_a_reboot_does_not_wait_for_storage_and_all_is_restored(machine: Machine) -> None:
+def test_a_reboot_does_not_wait_for_storage_and_all_is_restored(machine: Machine, record: Record) -> None:
     """A write is held, its initiator connected: down within 30 s; up again, the LUN is restored and has its data."""
     machine.fail()
     held = machine.io("write -P 0x7a 4M 512")
@@ -211,3 +243,4 @@ def test_a_reboot_does_not_wait_for_storage_and_all_is_restored(machine: Machine
     assert time.monotonic() - began < 60
     codes = [event["code"] for event in machine.json("history", "vm1")["events"]]
     assert "TR-001" in codes  # told before the reboot
+    record(down_within=f"{took:.1f} s")

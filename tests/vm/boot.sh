@@ -7,7 +7,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 # Without udevd, which would read from every new disk whenever it likes; device nodes come from devtmpfs.
 pkill -x systemd-udevd
 rm -rf /run/udev
-mkdir -p /run/home /run/lock /run/dbus /var/target /etc/target /var/lib/dbus /var/lib/iscsi
+mkdir -p /run/home /run/lock /run/dbus /var/target /var/lib/dbus /var/lib/iscsi
 modprobe -a virtio_console dm-mod target_core_mod target_core_user iscsi_target_mod tcm_loop iscsi_tcp sd_mod sg loop \
     virtio_net virtio_scsi ext4 tcp_diag inet_diag
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config

@@ -114,8 +114,8 @@ class Guest:
         try:
             self._socket = self._accept(listener)
             threading.Thread(target=self._read, args=(self._socket,), daemon=True).start()
-            self._up.get(timeout=self.boot_seconds)
-        except (TimeoutError, queue.Empty):
+            self._wait_up()
+        except TimeoutError:
             self.close()
             last = (self.shared / "console.log").read_text(errors="replace")[-2000:]
             raise GuestError(f"the guest did not come up; {self.shared}/console.log ends: {last}") from None
@@ -129,6 +129,14 @@ class Guest:
         while time.monotonic() < until and self.alive:
             with contextlib.suppress(TimeoutError):
                 return listener.accept()[0]
+        raise TimeoutError
+
+    def _wait_up(self) -> None:
+        until = time.monotonic() + self.boot_seconds
+        while time.monotonic() < until and self.alive:
+            with contextlib.suppress(queue.Empty):
+                self._up.get(timeout=1)
+                return
         raise TimeoutError
 
     def run(self, command: str | list[str], timeout: float = 60, check: bool = True, **env: str) -> Result:

@@ -1,7 +1,7 @@
 """A guest with systemd as PID 1, that can be rebooted: what it wrote is there again, and its clocks and kernel are new.
 
 Root is this machine's own files under what the guest writes, on a disk of its own (see systemd.sh). The project's units
-are installed and not enabled; none of those enabled on this machine runs.
+are installed, if asked for, and not enabled; none of those enabled on this machine runs.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def initrd() -> Path:
 class SystemdGuest(Guest):
     """As `Guest`, and `shut_down`.
 
-    prepare: shell commands before systemd's first start, the root to be at $new. What can be done there saves a
-    `daemon-reload`, which takes the better part of a minute where the guest is emulated.
+    prepare: shell commands before systemd's first start, the root to be at $new; `install_project` is one. What can be
+    done there saves a `daemon-reload`, which takes the better part of a minute where the guest is emulated.
     """
 
     boot_seconds = 600.0
@@ -85,7 +85,7 @@ class SystemdGuest(Guest):
     def shut_down(self, seconds: float = 120) -> float:
         """`systemctl reboot`; how long until the machine would start again, which `boot` then does."""
         began = time.monotonic()
-        self.run("systemctl --no-block reboot")
+        self.start("systemctl reboot", "reboot.log")  # whose answer does not always come out of a guest that ends
         while self.alive:
             if time.monotonic() - began > seconds:
                 raise GuestError(f"the guest does not shut down within {seconds:g} s; see {self.shared}/console.log")

@@ -23,7 +23,20 @@ if [ "$1" = agent ]; then
     exec "$3" "$here/agent.py" "$(port agent)"
 fi
 
-shared=$1
+install_project() { # as its packages do; the interpreter is that of the tests
+    for program in tcmu-retry:cli.main tcmu-retryd:retryd; do
+        printf '#!%s\nimport sys\nfrom tcmu_retry.%s import main\nsys.exit(main())\n' "$python" "${program#*:}" \
+            > "$new/usr/bin/${program%:*}"
+        chmod +x "$new/usr/bin/${program%:*}"
+    done
+    cp "$top"/packaging/systemd/*.service "$new/usr/lib/systemd/system/"
+    mkdir -p "$new/usr/lib/systemd/catalog"
+    cp "$top"/packaging/systemd/*.catalog "$new/usr/lib/systemd/catalog/"
+    cp "$top"/packaging/dbus/*.conf "$new/usr/share/dbus-1/system.d/"
+    [ -d "$top/packaging/polkit" ] && cp "$top"/packaging/polkit/*.policy "$new/usr/share/polkit-1/actions/"
+}
+
+shared=$1 python=$2
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -81,17 +94,6 @@ END
     mkdir -p "$new/etc/systemd/journald.conf.d"
     printf '[Journal]\nStorage=persistent\nRateLimitBurst=0\n' > "$new/etc/systemd/journald.conf.d/lab.conf"
 
-    # The project as its packages install it; the interpreter is that of the tests.
-    for program in tcmu-retry:cli.main tcmu-retryd:retryd; do
-        printf '#!%s\nimport sys\nfrom tcmu_retry.%s import main\nsys.exit(main())\n' "$2" "${program#*:}" \
-            > "$new/usr/bin/${program%:*}"
-        chmod +x "$new/usr/bin/${program%:*}"
-    done
-    cp "$top"/packaging/systemd/*.service "$new/usr/lib/systemd/system/"
-    mkdir -p "$new/usr/lib/systemd/catalog"
-    cp "$top"/packaging/systemd/*.catalog "$new/usr/lib/systemd/catalog/"
-    cp "$top"/packaging/dbus/*.conf "$new/usr/share/dbus-1/system.d/"
-    [ -d "$top/packaging/polkit" ] && cp "$top"/packaging/polkit/*.policy "$new/usr/share/polkit-1/actions/"
     # shellcheck disable=SC1091
     . "$shared/prepare.sh"
     touch "$new/etc/made-for-tests"

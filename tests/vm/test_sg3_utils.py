@@ -39,7 +39,7 @@ SAYS = {
     "sg_vpd -a": [
         "Unit serial number: [0-9a-f-]{36}",
         "0x6001405[0-9a-f]{25}",
-        "EUI-64 based 16 byte identifier",
+        "0x[0-9a-f]{16}001405[0-9a-f]{9}0",
         "vendor id: TCMU",
         r"SCSI name string:\s+naa\.6001405[0-9a-f]{25}",
         "Relative target port: 0x1",

@@ -16,12 +16,16 @@
  * Python from then on, even if it succeeds.
  *
  * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
- * waits. The device's event is read before the last look at the ring, never after. `asleep` is raised before the last
- * look at `roused`, so who sets that afterwards writes the wake-up.
+ * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
+ * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
+ * writes the wake-up.
  *
- * Before sleeping the loop looks on for a while, as KVM does with a halted virtual CPU: the time grows with each sleep
- * that turns out short, and is nothing again after a long one, so that an idle LUN, or one on slow storage, costs
- * nothing.
+ * Before sleeping the loop looks on for a moment, no longer than a sleep costs, for storage and for the initiator each
+ * by its own record: a look that found nothing lets the next sleep come without one, and each further one twice as
+ * many, so that an idle LUN, or one on slow storage, costs nothing.
+ *
+ * A turn starts no more than TURN bytes. The kernel copies data when the doorbell rings, and storage that answers at once
+ * copies when I/O starts, both in this thread: a large batch would leave the initiator waiting for its last command.
  *
  * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
  * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
@@ -39,9 +43,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IOVS_AT_ONCE = 1024 };
+enum { IOVS_AT_ONCE = 1024, TURN = 256 << 10 };
 static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
-static const uint64_t POLL_LEAST = 4000, POLL_MOST = 50000;
+static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
+enum { VAIN_MOST = 1024 };
 
 static uint64_t now_ns(void)
 {
@@ -172,12 +177,13 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     return true;
 }
 
-/* 0: everything there is was started, or there is no room in io_uring just now. */
+/* 0: what there is was started: all of it, or what one turn takes, or what io_uring has room for just now. */
 static int scan(struct loop *loop)
 {
     struct ring *ring = &loop->ring;
     struct ring_entry entry;
     uint32_t head, at;
+    uint64_t bytes = 0;
     double now;
 
     if (!ring_unfetched(ring))
@@ -193,7 +199,7 @@ static int scan(struct loop *loop)
             return LOOP_BATCH;
     }
     now = (double)now_ns() / 1e9;
-    while (ring->next != head) {
+    while (ring->next != head && bytes < TURN) {
         ring_look(ring, ring->next, head, &entry);
         if (entry.op == OP_CMD) {
             if (!io_uring_sq_space_left(&loop->uring))
@@ -201,6 +207,7 @@ static int scan(struct loop *loop)
             if (!start(loop, &entry, now))
                 return LOOP_ENTRY;
             journal_open(ring, &entry, now);
+            bytes += entry.data_length;
         } else if (entry.op != OP_PAD) {
             ring_refuse(ring, ring->next);
         }
@@ -230,8 +237,11 @@ static int take(struct loop *loop, uint64_t who, int result)
     struct slot *slot;
 
     if (who == UIO) {
+        char four[4];
         loop->uio_armed = false;
-        loop->removed = loop->removed || (result != -ECANCELED && (result < 0 || result & ~POLLIN));
+        if (result != -ECANCELED && (result < 0 || result & ~POLLIN ||
+                                     (read(loop->uio, four, sizeof four) < 0 && errno != EAGAIN && errno != EINTR)))
+            loop->removed = true;
         return 0;
     }
     if (who == WAKE) {
@@ -262,7 +272,7 @@ static int take(struct loop *loop, uint64_t who, int result)
     return LOOP_ENDED;
 }
 
-static int reap(struct loop *loop, bool *any)
+static int reap(struct loop *loop)
 {
     struct io_uring_cqe *cqe;
     unsigned head, taken = 0;
@@ -274,7 +284,6 @@ static int reap(struct loop *loop, bool *any)
             break;
     }
     io_uring_cq_advance(&loop->uring, taken);
-    *any = *any || taken;
     return why;
 }
 
@@ -324,64 +333,75 @@ static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
     *armed = true;
 }
 
-/* Until there may be something to do. */
-static int wait(struct loop *loop)
+/* Whether something came while looking on for a moment. A look in vain lets the next sleeps come without one. */
+static bool look_on(struct loop *loop)
 {
-    uint64_t began = now_ns(), slept;
-    char four[4];
-    int result = 0;
+    struct patience *patience = &loop->patience[loop->out != 0];
+    uint64_t until;
 
-    if (loop->poll_now) {
-        uint64_t until = began + loop->poll_now;
-        do {
-            for (int i = 0; i < 16; i++) {
-                if (pending(loop)) {
-                    add(&loop->polls, 1);
-                    return io_uring_cq_ready(&loop->uring) ? 0 : tolerate(io_uring_get_events(&loop->uring));
-                }
-                relax();
+    if (!loop->poll_most || (patience->skip && patience->skip--))
+        return false;
+    if (io_uring_sq_ready(&loop->uring))
+        io_uring_submit_and_get_events(&loop->uring); /* an error comes again at the next submission */
+    if (pending(loop))
+        return true;
+    until = now_ns() + loop->poll_most;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (pending(loop)) {
+                patience->vain = 0;
+                add(&loop->polls, 1);
+                return true;
             }
-        } while (now_ns() < until);
-    }
+            relax();
+        }
+    } while (now_ns() < until);
+    patience->vain = patience->vain ? patience->vain * 2 : 1;
+    if (patience->vain > VAIN_MOST)
+        patience->vain = VAIN_MOST;
+    patience->skip = patience->vain;
+    return false;
+}
+
+/* Until there may be something to do. */
+static int sleep_on(struct loop *loop)
+{
+    int result;
+
     atomic_store(&loop->asleep, 1);
     atomic_thread_fence(memory_order_seq_cst); /* before the last look, or each of two would miss the other */
-    if (!loop->uio_armed && read(loop->uio, four, sizeof four) < 0 && errno != EAGAIN && errno != EINTR)
-        loop->removed = true;
-    if (!loop->removed && !pending(loop)) {
+    if (pending(loop) || io_uring_sq_space_left(&loop->uring) < 2) { /* 2: without the two polls nobody could wake us */
+        result = io_uring_submit_and_get_events(&loop->uring);
+    } else {
         arm(loop, loop->uio, UIO, &loop->uio_armed);
         arm(loop, loop->wake, WAKE, &loop->wake_armed);
         add(&loop->sleeps, 1);
-        result = tolerate(io_uring_submit_and_wait(&loop->uring, 1));
+        result = io_uring_submit_and_wait(&loop->uring, 1);
     }
     atomic_store(&loop->asleep, 0);
-    slept = now_ns() - began;
-    if (slept > loop->poll_most)
-        loop->poll_now = 0;
-    else
-        loop->poll_now = loop->poll_now ? loop->poll_now * 2 : POLL_LEAST;
-    if (loop->poll_now > loop->poll_most)
-        loop->poll_now = loop->poll_most;
     return result;
+}
+
+/* What was started leaves for the storage before anything else is done, and with it goes the thread to sleep if it may:
+ * one system call. */
+static int submit(struct loop *loop, bool may_sleep)
+{
+    if (may_sleep && !pending(loop) && !look_on(loop))
+        return tolerate(sleep_on(loop));
+    if (io_uring_sq_ready(&loop->uring) ||
+        __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
+        return tolerate(io_uring_submit_and_get_events(&loop->uring));
+    return 0;
 }
 
 int loop_run(struct loop *loop)
 {
     for (;;) {
-        bool any = false;
-        int why = scan(loop), ended, bell;
+        int why = scan(loop), ended, bell, result = submit(loop, !why);
 
-        if (io_uring_sq_ready(&loop->uring)) {
-            int result = tolerate(io_uring_submit_and_get_events(&loop->uring));
-            if (result < 0)
-                return result;
-            any = true;
-        } else if (__atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED) &
-                   (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) {
-            int result = tolerate(io_uring_get_events(&loop->uring));
-            if (result < 0)
-                return result;
-        }
-        ended = reap(loop, &any);
+        if (result < 0)
+            return result;
+        ended = reap(loop);
         if ((bell = ring_bell(loop)))
             return bell;
         if (ended)
@@ -396,11 +416,6 @@ int loop_run(struct loop *loop)
             return LOOP_REMOVED;
         if (atomic_exchange(&loop->roused, 0))
             return LOOP_ROUSED;
-        if (!any) {
-            int result = wait(loop);
-            if (result < 0)
-                return result;
-        }
     }
 }
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tcmu_retry.core.words import (
+    LONGEST,
     format_duration,
     format_size,
     meant,
@@ -61,9 +62,17 @@ def test_durations_for_people(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-@given(st.integers(0, 100_000))
-def test_durations_are_read_back(milliseconds: int) -> None:
-    assert parse_duration(format_duration(milliseconds / 1000), "x") == pytest.approx(milliseconds / 1000)
+@given(st.floats(0, LONGEST))
+def test_durations_are_read_back(seconds: float) -> None:
+    """To the last bit: what a policy shows, set again, changes nothing."""
+    assert parse_duration(format_duration(seconds), "x") == seconds
+
+
+def test_durations_are_shown_as_they_were_written() -> None:
+    """104 ms were shown as 104.00000000000001ms."""
+    for number in range(1, 1000):
+        assert format_duration(parse_duration(f"{number}ms", "x")) == f"{number}ms"
+        assert format_duration(parse_duration(number, "x")) == f"{number}ms"
 
 
 @pytest.mark.parametrize("value", [True, "true", "yes", "on", "1", "True", "YES", 1])

@@ -115,3 +115,12 @@ def test_a_disk_that_hangs_costs_rows_and_nothing_else(
     assert caplog.text.count("has gaps") == 1
     release.set()
     kept.close()
+
+
+def test_what_the_disk_cannot_take_is_dropped_and_what_follows_is_kept() -> None:
+    """Half a surrogate is in no encoding: the thread that ended over it would take all history along."""
+    kept = History(None)
+    kept.add_event(replace(event(1), message="\udcfc"))
+    kept.add_event(event(2))
+    assert run(kept.events("", 0, 10)) == [event(2)]
+    kept.close()

@@ -134,6 +134,21 @@ def test_the_end_of_one_copy_is_not_another_s(lun) -> None:
     assert lun.good(STATUS, put={2: 8}, count=64, length=64)[4] == 1
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_a_result_that_may_be_discarded_is_told_until_the_copy_ends(lun, good: bool) -> None:
+    request = lun.request(**send(parameters([target()], ONE, list_id=7, usage=2)))
+    assert lun.good(STATUS, put={2: 7}, count=64, length=64)[4] == 0
+    lun.disk.copied(request, good)
+    assert lun.refused(STATUS, put={2: 7}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)
+
+
+def test_a_new_copy_takes_the_place_of_an_old_result_with_its_list_id(lun) -> None:
+    """Even one that copies nothing, and whose result may be discarded at once."""
+    lun.disk.copied(lun.request(**send(parameters([target()], ONE, list_id=7))), good=True)
+    lun.good(**send(parameters([], [], list_id=7, usage=2)))
+    assert lun.refused(STATUS, put={2: 7}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)
+
+
 def test_a_copy_without_list_identifier_is_not_remembered(lun) -> None:
     lun.request(**send(parameters([target()], ONE, list_id=0, usage=3)))
     assert lun.refused(STATUS, put={2: 0}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)

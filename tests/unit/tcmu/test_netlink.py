@@ -311,3 +311,12 @@ def test_nothing_is_told_after_the_end_and_ending_twice_is_harmless(kernel):
         assert listener.told.empty()
 
     asyncio.run(main())
+
+
+def test_a_name_that_is_no_text_is_announced_all_the_same() -> None:
+    """Whoever enabled the LUN, perhaps in another locale, waits unkillably for an answer."""
+    device = UioDevice("uio3", 1, r"f\xfcr", "tcmu_retry", r"f\xfcr")
+    label = b"tcm-user/1/f\xfcr/tcmu_retry/f\xfcr\0"
+    assert decode(announcement(ADDED, label=label)) == Added(device, 77)
+    changed = announcement(RECONFIG, attribute(DEV_CFG, b"tcmu_retry/\xfc\0"), label=label)
+    assert decode(changed) == Reconfigured(device, 77, config=r"tcmu_retry/\xfc")

@@ -77,6 +77,14 @@ def test_a_scan_finds_the_handlers_own_devices_alone(sysfs):
     assert {device.name for device in scan("tcmu_retry")} == {"vm1", "vm2"}
 
 
+def test_a_name_that_is_no_text_hides_no_other_device(sysfs, tmp_path):
+    """Whoever made it, with another handler or in another locale: a scan that ended here would end the daemon."""
+    sysfs("uio0", "")
+    (tmp_path / "sys/uio0/name").write_bytes(b"tcm-user/1/f\xfcr/tcmu_retry/f\xfcr\n")
+    sysfs("uio1", "tcm-user/1/vm1/tcmu_retry/a\n")
+    assert [device.name for device in scan("tcmu_retry")] == [r"f\xfcr", "vm1"]
+
+
 def test_a_scan_without_uio_in_the_kernel_finds_nothing(sysfs):
     assert scan("tcmu_retry") == []
 

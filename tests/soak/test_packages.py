@@ -1,0 +1,179 @@
+"""The Debian packages' life on a machine that never had them, with Debian's own Python: installed, used, upgraded while
+the LUN is written to, restarted, purged.
+
+The initiator is QEMU's, on this side of the guest's network: it sends again what is answered BUSY.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.soak.conftest import Record
+from tests.vm.guest import ROOT
+from tests.vm.lab import eventually
+from tests.vm.systemd import SystemdGuest
+
+OLD, NEW = "0.1.0", "0.1.1"
+DIST = ROOT / "build/dist"
+# This machine's rule that packages start nothing is not the guest's; mandb is left out, it reads every page there is.
+# Where the guest is emulated a daemon has taken more than a minute to start; QEMU sends BUSY again for less than that.
+PREPARE = """
+rm -f "$new/usr/sbin/policy-rc.d" "$new/var/lib/man-db/auto-update"
+mkdir -p "$units/tcmu-retryd.service.d" "$units/tcmu-retry-unfreeze.service.d"
+printf '[Service]\\nTimeoutStartSec=300\\n' > "$units/tcmu-retryd.service.d/slow.conf"
+cat > "$units/tcmu-retry-unfreeze.service.d/slow.conf" <<'END'
+[Service]
+ExecStart=
+ExecStart=sleep 240
+ExecStart=/usr/bin/tcmu-retryd --unfreeze
+TimeoutStartSec=400
+END
+"""
+# What a machine writes while it runs, whoever is installed.
+OTHERS = re.compile(
+    r"/(var/log|var/cache|var/backups|var/tmp|var/lib/(dpkg|systemd|polkit-1|iscsi)|tmp|root|etc/(iscsi|ld.so.cache|\.updated))\b"
+    r"|/usr/share/(mime|man)/|/etc/rtslib-fb-target|/__pycache__|/lost\+found"
+)
+
+
+def debs(version: str) -> str:
+    """The packages of a version, built if they are not there."""
+    names = [f"tcmu-retry_{version}_amd64.deb", f"targetcli-retry_{version}_all.deb"]
+    if not all((DIST / name).exists() for name in names):
+        subprocess.run([ROOT / "packaging/build.sh", sys.executable, version, "deb"], check=True)
+    return " ".join(str(DIST / name) for name in names)
+
+
+class Writer:
+    """Writes at the LUN without a pause, from outside; whoever sees an error ends."""
+
+    def __init__(self, target: str) -> None:
+        self.rounds = 0
+        self.error = ""
+        self.longest = 0.0
+        self._target = target
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._write)
+        self._thread.start()
+
+    def _write(self) -> None:
+        command = [
+            "qemu-img", "bench", "-f", "raw", "-w", "-c", "200", "-d", "8", "-s", "4096", "-t", "none", self._target,
+        ]  # fmt: skip
+        while not self._end.is_set() and not self.error:
+            began = time.monotonic()
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            self.longest = max(self.longest, time.monotonic() - began)
+            self.rounds += 1
+            if done.returncode:
+                self.error = done.stdout + done.stderr
+
+    def goes_on(self) -> None:
+        before = self.rounds
+        eventually(lambda: self.rounds > before + 1 or self.error, 120, "writes")
+        assert not self.error, self.error
+
+    def end(self) -> None:
+        self._end.set()
+        self._thread.join(180)
+        assert not self._thread.is_alive(), "a write never ended"
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[SystemdGuest]:
+    debs(OLD)
+    debs(NEW)
+    guest = SystemdGuest("packages", disks=0, forward=3260, prepare=PREPARE)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+def written(guest: SystemdGuest) -> set[str]:
+    """Files that the guest has written and that are still there, and directories that this machine has not."""
+    root = "$(for disk in /sys/block/vd*; do [ $(cat $disk/serial) = root ] && echo /dev/${disk##*/}; done)"
+    listed = guest.run(
+        f"mkdir -p /run/upper && mount {root} /run/upper && find /run/upper/upper -mindepth 1 -printf '%y /%P\\n';"
+        " umount /run/upper; rmdir /run/upper",
+        timeout=120,
+    ).out
+    found = {line[2:] for line in listed.splitlines() if line[0] != "d" or not Path(line[2:]).is_dir()}
+    return {path for path in found if not OTHERS.search(path) or re.search(r"tcmu.retry|targetcli.retry", path)}
+
+
+def show(guest: SystemdGuest, *arguments: str) -> dict[str, Any]:
+    answer: dict[str, Any] = json.loads(guest.run(["tcmu-retry", "--json", *arguments], timeout=120).out)
+    return answer
+
+
+def unit(guest: SystemdGuest, name: str) -> str:
+    return guest.run(f"systemctl show --value -p {name} tcmu-retryd").out.strip()
+
+
+def version(guest: SystemdGuest) -> str:
+    """The running daemon's."""
+    manager = "org.tcmu.Retry1 /org/tcmu/Retry1/manager org.tcmu.Retry1.Manager"
+    return guest.run(f"busctl get-property {manager} Version", timeout=120).out.split('"')[1]
+
+
+def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: SystemdGuest, record: Record) -> None:
+    """apt's packages on a clean Debian 12: five-minute path, upgrade and restart under writes, 0 errors, no trace."""
+    before = written(guest)
+    began = time.monotonic()
+    guest.run(f"dpkg -i {debs(OLD)}", timeout=900, DEBIAN_FRONTEND="noninteractive")
+    installing = time.monotonic() - began
+    eventually(lambda: unit(guest, "ActiveState") == "active", 300, "the unit, started by its package")
+    assert guest.run("head -c 18 /usr/bin/tcmu-retryd").out.startswith("#!/usr/bin/python3")
+    assert version(guest) == OLD
+
+    config = "/srv/vm1.img;retry_interval=1s;error.errno=EIO;error.while_file=/run/away"
+    guest.run("truncate -s 1G /srv/vm1.img")
+    made = show(guest, "export", "vm1", config, "--any-initiator")["export"]
+    writer = Writer(f"iscsi://127.0.0.1:{guest.forwarded}/{made['iqn']}/0")
+    try:
+        writer.goes_on()
+        guest.run("touch /run/away")
+        eventually(lambda: show(guest, "queue", "list", "vm1")["held"], 60, "held writes")
+        guest.run("rm /run/away; tcmu-retry queue retry vm1", timeout=120)
+        writer.goes_on()
+
+        daemon = unit(guest, "MainPID")
+        said = guest.run(f"dpkg -i {debs(NEW)}", timeout=900, DEBIAN_FRONTEND="noninteractive").out
+        assert f"tcmu-retryd goes on as version {OLD}" in said
+        assert unit(guest, "MainPID") == daemon
+        assert version(guest) == OLD
+        assert guest.run("tcmu-retry --version", timeout=120).out.strip() == NEW
+        writer.goes_on()
+
+        began = time.monotonic()
+        guest.run("systemctl restart tcmu-retryd", timeout=400)
+        restarting = time.monotonic() - began
+        assert version(guest) == NEW
+        writer.goes_on()
+    finally:
+        writer.end()
+    assert not writer.error
+
+    guest.run("tcmu-retry unexport vm1; rm /srv/vm1.img", timeout=120)
+    assert "Traceback" not in guest.run("journalctl -b -o cat -u tcmu-retryd").out
+    guest.run("dpkg --purge targetcli-retry tcmu-retry", timeout=400)
+    assert guest.run("pgrep -f '[t]cmu-retryd'", check=False).code, "the daemon still runs"
+    assert not guest.run("systemctl list-units --all --no-legend 'tcmu-retry*'").out.strip()
+    left = sorted(written(guest) - before)
+    assert not left, left
+    record(
+        installing=f"{installing:.0f} s",
+        restart=f"{restarting:.0f} s",
+        writes=f"{writer.rounds * 200}, 0 errors; 200 of them took {writer.longest:.1f} s at most",
+    )

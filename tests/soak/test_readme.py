@@ -1,0 +1,132 @@
+"""README's way to a LUN of one's own: the page's commands, pasted into a machine that has not got the project."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.soak.conftest import Record
+from tests.soak.parts import RESULTS
+from tests.vm.guest import ROOT, GuestError, kvm_works
+from tests.vm.lab import eventually
+from tests.vm.systemd import SystemdGuest
+
+WHEELS = RESULTS / "wheels"
+PROMISED = 300.0  # seconds
+# Where the guest is emulated a daemon has taken more than its minute to start.
+PREPARE = """
+mkdir -p "$units/tcmu-retryd.service.d"
+printf '[Service]\\nTimeoutStartSec=300\\n' > "$units/tcmu-retryd.service.d/slow.conf"
+"""
+INSTALL, EXPORT, LOGIN, OUTAGE, REMOVE, USED, TARGETCLI, LATER, RETRY = range(9)
+
+
+def blocks() -> list[str]:
+    """The commands from "Your own LUN" to "Policy", a block each."""
+    text = (ROOT / "README.md").read_text()
+    part = text[text.index("\n## Your own LUN") : text.index("\n## Policy\n")]
+    return [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n)+)", part)]
+
+
+def live() -> list[str]:
+    """What is to be run in another terminal, until ^C."""
+    sentence = re.findall(r"In another terminal(.*?):\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    return re.findall(r"`(tcmu-retry [^`]*)`", sentence[0])
+
+
+class Reader:
+    """Pastes what the page shows, a block at a time, and looks at the clock."""
+
+    def __init__(self, guest: SystemdGuest) -> None:
+        self.guest = guest
+        self.seconds: dict[int, float] = {}
+
+    def paste(self, number: int, block: str) -> str:
+        """What it prints; each line must end well. Raises GuestError."""
+        lines = ["set -e", f"cd {ROOT}", "exec 2>&1"]
+        for line in block.splitlines():
+            lines += [f"echo {shlex.quote('$ ' + line)}", line]
+        began = time.monotonic()
+        # No network: what pip would fetch lies in a directory. Its own settings are this machine's.
+        said = self.guest.run(
+            "\n".join(lines), timeout=1800, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(WHEELS), PIP_CONFIG_FILE="/dev/null"
+        ).out
+        self.seconds[number] = time.monotonic() - began
+        with (self.guest.shared / "pasted.log").open("a") as log:
+            log.write(f"{said}\n@ {self.seconds[number]:.1f} s\n\n")
+        return said
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[SystemdGuest]:
+    if not WHEELS.exists():
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+        needed = [
+            *project["build-system"]["requires"], *project["project"]["dependencies"],
+            *project["project"]["optional-dependencies"]["plot"],
+        ]  # fmt: skip
+        subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", WHEELS, *needed], check=True)
+    guest = SystemdGuest("readme", disks=0, prepare=PREPARE)
+    try:
+        yield guest
+    finally:
+        guest.close()
+
+
+def test_a_new_user_has_a_lun_an_outage_and_a_picture_of_it_in_five_minutes(
+    guest: SystemdGuest, record: Record
+) -> None:
+    """The README's way to a LUN of one's own, pasted line by line into a machine without the project."""
+    pasted = blocks()
+    assert len(pasted) == RETRY + 1
+    reader = Reader(guest)
+    reader.paste(INSTALL, pasted[INSTALL])
+    said = reader.paste(EXPORT, pasted[EXPORT])
+    for command in ("-m discovery -t sendtargets -p 127.0.0.1", "-m node"):  # what the page logs in with
+        assert f"iscsiadm {command}" in said
+        assert f"iscsiadm {command}" in pasted[LOGIN]
+    assert pasted[LOGIN].split("\n")[0].removeprefix("disk=").replace("$(hostname -s)", "guest") in said
+    reader.paste(LOGIN, pasted[LOGIN])
+    logs = ["watch.log", "events.log"]
+    shown = [guest.start(f"exec {command}", log) for command, log in zip(live(), logs, strict=True)]
+    eventually(lambda: "vm1" in (guest.shared / "watch.log").read_text(), 60, "watch")
+    said = reader.paste(OUTAGE, pasted[OUTAGE])
+    assert re.search(r"vm1 .*(retrying|down)", said), said
+    assert re.search(r"WRITE .*EIO", said), said
+    assert "67108864 bytes" in said  # dd's, so without an error
+    assert "<svg" in guest.run(f"cat {ROOT}/outage.svg").out
+    guest.run(f"kill -INT {' '.join(map(str, shown))}")
+    for log in logs:
+        assert "vm1" in (guest.shared / log).read_text()
+    for number in (REMOVE, USED):
+        reader.paste(number, pasted[number])
+    assert "vm1" not in guest.run("tcmu-retry device list", timeout=120).out
+    assert guest.run("stat -c %s /srv/vm1.img").out.strip() == str(1 << 30)
+    installing = reader.seconds.pop(INSTALL)
+    using = sum(reader.seconds.values())
+    record(installing=f"{installing:.0f} s", all_else=f"{using:.0f} s")
+    assert using < PROMISED
+    assert installing + using < PROMISED or not kvm_works()
+
+
+def test_targetcli_s_way_is_as_the_page_says(guest: SystemdGuest) -> None:
+    """After the first test, which has installed it."""
+    reader = Reader(guest)
+    pasted = blocks()
+    reader.paste(TARGETCLI, pasted[TARGETCLI])
+    assert "retry//srv/vm1.img;retry_timeout=2m" in guest.run("cat /etc/rtslib-fb-target/saveconfig.json").out
+    reader.paste(LATER, pasted[LATER])
+    shown = guest.run("tcmu-retry device show vm1", timeout=120).out
+    assert "/srv/new.img" in shown
+    reader.paste(RETRY, pasted[RETRY])
+    assert "vm1" not in guest.run("tcmu-retry device list", timeout=120).out
+    assert "Traceback" not in guest.run("journalctl -b -o cat -u tcmu-retryd").out
+    with pytest.raises(GuestError):  # so that a line which fails is seen
+        reader.paste(RETRY, "false\ntrue")
