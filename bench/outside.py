@@ -70,8 +70,9 @@ class Channel:
         self._map = mmap.mmap(memory, length)
         self.memory = memoryview(self._map)
         self.bell = bell
-        self.journal = Journal(os.memfd_create("journal"), "bench")
-        self.journal.begin(0)
+        journal = Journal(os.memfd_create("journal"), "bench")
+        journal.begin(0)
+        self.journal: Journal | None = journal
 
     def fileno(self) -> int:
         return self.bell

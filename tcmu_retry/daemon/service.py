@@ -283,7 +283,9 @@ class Service:
             self._attaching.discard(uio.uio)
 
     def _not_taken_up(self, name: str, count: int, reason: str) -> None:
-        self._notice(view.notice(events.NOT_ADOPTED, name, None, {"count": count, "reason": reason}, time.time()))
+        self._watchers.notice(
+            view.notice(events.NOT_ADOPTED, name, None, {"count": count, "reason": reason}, time.time())
+        )
 
     async def serve(
         self,
