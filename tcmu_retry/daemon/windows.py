@@ -64,8 +64,8 @@ async def watch_windows(
         for name, path in list(suspects.items()):
             try:
                 found = await offload(configfs.sessions, path)
-            except OSError:
-                found = {}  # it is being removed
+            except Exception:  # not only OSError, while it is being removed: this watch must not end
+                found = {}
             if not any(window.free == 0 for window in found.values()):
                 del suspects[name]
             elif settled(name):
@@ -74,7 +74,6 @@ async def watch_windows(
         for acl in watch.look(windows):
             try:
                 await offload(configfs.end_session, acl, windows[acl])
-            except OSError as error:
-                log.error("the session of %s, which can send nothing any more, cannot be ended: %s", acl.name, error)
-            else:
                 closed(of[acl], acl.name)
+            except Exception as error:
+                log.error("the session of %s, which can send nothing any more, cannot be ended: %s", acl.name, error)

@@ -10,8 +10,8 @@ ATOMIC = "only storage that proves atomicity may offer it; the suite runs on one
 
 REST = "WSNZ of VPD B0h: no WRITE SAME to the end of the medium, whose length no time-out foresees"
 OVERFLOW = (
-    "TCMU has no field for a residual overflow (READ_LEN can only shorten), and LIO reckons none for its backstores; a"
-    " READ of more than its buffer is refused, nothing is read"
+    "TCMU has no field for a residual overflow (READ_LEN can only shorten), and LIO reckons one for its own disks only,"
+    " such as fileio; a READ of more than its buffer is refused, nothing is read"
 )
 RELEASED = "LIO answers the logout, and then releases what the session had reserved; who is quick finds the reservation"
 

@@ -24,9 +24,6 @@
  * by its own record: a look that found nothing lets the next sleep come without one, and each further one twice as
  * many, so that an idle LUN, or one on slow storage, costs nothing.
  *
- * A turn starts no more than TURN bytes. The kernel copies data when the doorbell rings, and storage that answers at once
- * copies when I/O starts, both in this thread: a large batch would leave the initiator waiting for its last command.
- *
  * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
  * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
  * storage's file: a registered file, and with it the storage's lock, stays open behind a close.
@@ -43,7 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { IOVS_AT_ONCE = 1024, TURN = 256 << 10 };
+enum { IOVS_AT_ONCE = 1024 };
 static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
 static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
 enum { VAIN_MOST = 1024 };
@@ -177,13 +174,12 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     return true;
 }
 
-/* 0: what there is was started: all of it, or what one turn takes, or what io_uring has room for just now. */
+/* 0: everything there is was started, or there is no room in io_uring just now. */
 static int scan(struct loop *loop)
 {
     struct ring *ring = &loop->ring;
     struct ring_entry entry;
     uint32_t head, at;
-    uint64_t bytes = 0;
     double now;
 
     if (!ring_unfetched(ring))
@@ -199,7 +195,7 @@ static int scan(struct loop *loop)
             return LOOP_BATCH;
     }
     now = (double)now_ns() / 1e9;
-    while (ring->next != head && bytes < TURN) {
+    while (ring->next != head) {
         ring_look(ring, ring->next, head, &entry);
         if (entry.op == OP_CMD) {
             if (!io_uring_sq_space_left(&loop->uring))
@@ -207,7 +203,6 @@ static int scan(struct loop *loop)
             if (!start(loop, &entry, now))
                 return LOOP_ENTRY;
             journal_open(ring, &entry, now);
-            bytes += entry.data_length;
         } else if (entry.op != OP_PAD) {
             ring_refuse(ring, ring->next);
         }

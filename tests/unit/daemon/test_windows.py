@@ -6,9 +6,13 @@ import asyncio
 import errno
 from pathlib import Path
 
+import pytest
+
+from tcmu_retry.daemon import windows as module
+from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.windows import PATIENCE, WindowWatch
 from tcmu_retry.tcmu.configfs import Window
-from tests.unit.daemon.rig import served
+from tests.unit.daemon.rig import served, until
 
 ACL, OTHER = Path("acls/iqn.a"), Path("acls/iqn.b")
 
@@ -59,3 +63,34 @@ def test_a_lun_is_looked_at_after_aborts_once_nothing_of_it_is_open() -> None:
             assert not rig.device.take_aborted()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("error", [OSError(2, "it goes"), ValueError("no number"), ApiError("NotFound", "it is gone")])
+def test_the_watch_survives_whatever_a_look_fails_with(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """A LUN goes meanwhile, or LIO says what nobody expects; its end would be silent."""
+    acl = Path("/acl")
+    looks: list[Path] = []
+    told: list[str] = []
+
+    def sessions(path: Path) -> dict[Path, Window]:
+        looks.append(path)
+        if len(looks) == 1:
+            raise error
+        return {acl: Window(320, 0, 7)}
+
+    def closed(name: str, initiator: str) -> None:
+        told.append(name)
+        if len(told) == 1:
+            raise error
+
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(module.configfs, "sessions", sessions)
+    monkeypatch.setattr(module.configfs, "end_session", lambda acl, window: None)
+
+    async def watched() -> None:
+        watch = asyncio.create_task(module.watch_windows(lambda: {"vm1": Path("/vm1")}, lambda name: True, closed))
+        await until(lambda: len(told) > 1 or watch.done(), "a session that is told of after that")
+        watch.cancel()
+
+    asyncio.run(watched())
+    assert told[:2] == ["vm1"] * 2
