@@ -29,9 +29,9 @@ def kill_under_load(lab: Lab, lun: Lun, kills: int, seed: int) -> Killed:
     Raises AssertionError for anything an initiator could see.
     """
     chance = random.Random(seed)
-    log = f"{lun.name}-fio.log"
-    lab.guest.run("dmesg -C")
     before = lab.runs
+    log = f"{lun.name}-fio-{before}.log"
+    lab.guest.run("dmesg -C")
     written = f"awk '{{print $5}}' /sys/block/{lun.disk.removeprefix('/dev/')}/stat"
     already = int(lab.guest.run(written).out)
     lab.guest.start(
