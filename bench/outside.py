@@ -24,6 +24,7 @@ from tcmu_retry.pump.base import Broken, Shape
 from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import Reply, Status
+from tcmu_retry.tcmu.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/bench"
@@ -69,6 +70,9 @@ class Channel:
         self._map = mmap.mmap(memory, length)
         self.memory = memoryview(self._map)
         self.bell = bell
+        journal = Journal(os.memfd_create("journal"), "bench")
+        journal.begin(0)
+        self.journal: Journal | None = journal
 
     def fileno(self) -> int:
         return self.bell

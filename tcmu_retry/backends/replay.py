@@ -12,7 +12,8 @@ Changes that overlap are made one after the other, or nobody would know in which
 again shuts everything else out: until the newest is in place, old data stands where it must not be read.
 
 The log is bounded; a write that finds it full flushes first, and fails if that fails (and is retried by policy). It
-lives in memory: what the host's own death loses, a disk's power failure would have lost too.
+lives in memory, shared with the next daemon (`shelf.py`): what the host's own death loses, a disk's power failure would
+have lost too.
 """
 
 from __future__ import annotations
@@ -21,37 +22,60 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.file import ZEROS
 from tcmu_retry.backends.filters.wrapper import Wrapper
+from tcmu_retry.backends.shelf import DISCARD, WRITE, ZERO, ZERO_UNMAP, Record, Shelf
 from tcmu_retry.scsi.request import Extent
 
-RECORD = 900  # bytes of memory that a change takes beside its data: measured, CPython 3.11
+RECORD = 350  # bytes of memory that a change takes beside its data: measured, CPython 3.11
 
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """One change. data None: the range was zeroed or deallocated, and `again` does that."""
+    """One change, in the words of `shelf`."""
 
+    kind: int
     extent: Extent
-    data: bytes | None
-    again: Callable[[Backend], None]
+    data: bytes | memoryview
     number: int
 
     @property
     def weight(self) -> int:
-        return len(self.data or b"") + RECORD
+        return len(self.data) + RECORD
+
+    def again(self, backend: Backend) -> None:
+        if self.kind == WRITE:
+            _write_all(backend, self.extent.offset, self.data)
+            return
+        extent = self.extent
+        try:
+            if self.kind == DISCARD:
+                backend.discard(extent.offset, extent.length)
+            else:
+                backend.zero(extent.offset, extent.length, self.kind == ZERO_UNMAP)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            # By writes where the storage cannot do it any other way any more: zeros are what it reads as.
+            for offset in range(extent.offset, extent.end, len(ZEROS)):
+                _write_all(backend, offset, ZEROS[: extent.end - offset])
 
 
 class ReplayLog:
     """The changes of one LUN since the last good flush; it outlives the backends that it is laid over."""
 
-    def __init__(self, limit: int) -> None:
-        """limit: bytes of memory."""
+    def __init__(self, limit: int, shelf: Shelf | None = None, left: Iterable[Record] = (), lost: bool = False) -> None:
+        """limit: bytes of memory. shelf: where it outlives the daemon; left: what stood there.
+
+        lost: an earlier daemon's changes may not be durable, and nobody knows which: one flush says so.
+        """
         self._limit = limit
+        self._shelf = shelf
+        self._lost = lost
         self._changes: dict[tuple[int, int], _Change] = {}  # by range, oldest first
         self._weight = 0
         self._number = 0
@@ -61,6 +85,8 @@ class ReplayLog:
         self._sure: Backend | None = None  # has all changes, flushed or not, as far as errors tell
         self._free = threading.Condition()
         self._flushing = threading.Lock()
+        for record in left:
+            self._keep(record.kind, Extent(record.offset, record.length), record.data)
 
     def over(self, backend: Backend) -> Backend:
         """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
@@ -113,22 +139,29 @@ class ReplayLog:
                 self._busy.remove(extent)
                 self._free.notify_all()
 
-    def note(self, extent: Extent, data: bytes | None, again: Callable[[Backend], None]) -> None:
+    def note(self, kind: int, extent: Extent, pieces: Sequence[memoryview]) -> None:
         """The storage took a change; within `changing`."""
         with self._free:
-            self._number += 1
-            self._forget((extent.offset, extent.length))
-            change = _Change(extent, data, again, self._number)
-            self._changes[extent.offset, extent.length] = change
-            self._weight += change.weight
+            kept = self._shelf.put(kind, extent.offset, extent.length, pieces) if self._shelf is not None else None
+            self._keep(kind, extent, b"".join(pieces) if kept is None else kept)
+
+    def _keep(self, kind: int, extent: Extent, data: bytes | memoryview) -> None:
+        self._number += 1
+        self._forget((extent.offset, extent.length))
+        change = _Change(kind, extent, data, self._number)
+        self._changes[extent.offset, extent.length] = change
+        self._weight += change.weight
 
     def flush(self, backend: Backend) -> None:
         """Flush, after making the changes again where there was an error since the last good flush. Raises OSError."""
         with self._flushing:
+            if self._lost:
+                self._lost = False
+                raise OSError(errno.EREMOTEIO, "what was written before the daemon's end may be lost")
             if self._sure is not backend:
                 self.make_again(backend)
             with self._free:
-                upto = self._number
+                upto, shelved = self._number, self._shelf.number if self._shelf is not None else 0
             with self.shared():
                 backend.flush()
             with self._free:
@@ -136,10 +169,14 @@ class ReplayLog:
                     raise OSError(errno.EIO, os.strerror(errno.EIO))
                 for key in [key for key, change in self._changes.items() if change.number <= upto]:
                     self._forget(key)
+                if self._shelf is not None:
+                    self._shelf.flushed(shelved)
+                    if not self._changes:
+                        self._shelf.complete()
 
     def make_room(self, backend: Backend) -> None:
         """Flush if the log is full. Raises OSError."""
-        if self._weight > self._limit:
+        if self._weight > self._limit or (self._shelf is not None and self._shelf.used > self._limit):
             self.flush(backend)
 
     def make_again(self, backend: Backend) -> None:
@@ -187,35 +224,33 @@ class _Logged(Wrapper):
         with self._log.changing(Extent(offset, sum(map(len, buffers)))):
             moved = self._below.write(offset, buffers, durable)
             moved -= moved % self.block_size  # only whole blocks can be written again, and the caller goes on at one
-            data = b"".join(buffers)[:moved]
-            self._log.note(Extent(offset, moved), data, lambda backend: _write_all(backend, offset, data))
+            self._log.note(WRITE, Extent(offset, moved), _first(buffers, moved))
         return moved
 
     def flush(self) -> None:
         self._log.flush(self._below)
 
     def discard(self, offset: int, length: int) -> None:
-        self._change(Extent(offset, length), lambda backend: backend.discard(offset, length))
+        self._change(DISCARD, Extent(offset, length), lambda: self._below.discard(offset, length))
 
     def zero(self, offset: int, length: int, discard: bool) -> None:
-        self._change(Extent(offset, length), lambda backend: backend.zero(offset, length, discard))
+        self._change(
+            ZERO_UNMAP if discard else ZERO, Extent(offset, length), lambda: self._below.zero(offset, length, discard)
+        )
 
-    def _change(self, extent: Extent, again: Callable[[Backend], None]) -> None:
+    def _change(self, kind: int, extent: Extent, make: Callable[[], None]) -> None:
         self._log.make_room(self._below)
         with self._log.changing(extent):
-            again(self._below)
-            self._log.note(extent, None, lambda backend: _zero_again(backend, extent, again))
+            make()
+            self._log.note(kind, extent, ())
 
 
-def _zero_again(backend: Backend, extent: Extent, again: Callable[[Backend], None]) -> None:
-    """By writes where the storage cannot do it any other way any more: zeros are what it reads as."""
-    try:
-        again(backend)
-    except OSError as error:
-        if error.errno != errno.EOPNOTSUPP:
-            raise
-        for offset in range(extent.offset, extent.end, len(ZEROS)):
-            _write_all(backend, offset, ZEROS[: extent.end - offset])
+def _first(buffers: Sequence[memoryview], length: int) -> list[memoryview]:
+    pieces = []
+    for view in buffers:
+        pieces.append(view[:length])
+        length -= len(pieces[-1])
+    return pieces
 
 
 def _write_all(backend: Backend, offset: int, data: bytes | memoryview) -> None:

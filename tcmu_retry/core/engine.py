@@ -103,9 +103,9 @@ class Engine:
 
     # ---- commands
 
-    def arrived(self, token: Token, request: Request, now: float) -> list[Action]:
-        """A command that the pump does not run by itself."""
-        entry = Entry(token, request, now)
+    def arrived(self, token: Token, request: Request, now: float, since: float | None = None) -> list[Action]:
+        """A command that the pump does not run by itself. since: when it came, if not now."""
+        entry = Entry(token, request, now if since is None else since)
         if self._keeper.stopping:
             self._keeper.say(Complete(token, Verdict.BUSY))
             return self._keeper.turn(now)
@@ -117,6 +117,18 @@ class Engine:
             self._keeper.park(entry, now)
         else:
             self._keeper.let_out(entry)
+        return self._keeper.turn(now)
+
+    def adopted(
+        self, token: Token, request: Request, since: float, failure: tuple[int, int, float], now: float
+    ) -> list[Action]:
+        """A command that came to an earlier process and failed there: attempts, last errno, time of the first one.
+
+        It keeps its age and its attempts, and is tried at once.
+        """
+        entry = Entry(token, request, since)
+        self._keeper.commands.add(entry, ordered=True)
+        self._keeper.hold_on(entry, failure, now)
         return self._keeper.turn(now)
 
     def gate_closed(self, running: Sequence[tuple[Token, Request]], now: float) -> list[Action]:

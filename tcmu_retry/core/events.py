@@ -25,6 +25,8 @@ PROMISES_TOO_MUCH = "TR-023"
 WINDOW_CLOSED = "TR-024"
 LUN_REFUSED = "TR-030"
 CHANGE_REFUSED = "TR-031"
+ADOPTED = "TR-040"
+NOT_ADOPTED = "TR-041"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,17 @@ MEANINGS = {
         "it is left as it is: {reason}",
         "The kernel announced another size, configuration string or write cache (`set attribute` in targetcli) and was"
         " told no; nothing was changed.",
+    ),
+    ADOPTED: Meaning(
+        "{count} commands of a former daemon go on, {failed} of them held; the oldest is {seconds} s old;"
+        " {aborted} were aborted meanwhile",
+        "The daemon was killed or came anew, and its journal says what was open. Those commands are run again, or stay"
+        " held with their age and attempts; initiators notice nothing.",
+    ),
+    NOT_ADOPTED: Meaning(
+        "{count} commands of a former daemon are answered BUSY: {reason}",
+        "What that daemon had open cannot be proved, so that nothing of it is run again. Initiators send theirs anew;"
+        " Linux does so until 180 s after it first sent them.",
     ),
 }
 

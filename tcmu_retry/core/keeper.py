@@ -237,6 +237,21 @@ class Keeper:
         self.due(entry, now + self.settings(entry).delay(entry.attempts, self.random()) if entry.attempts else now)
         return True
 
+    def hold_on(self, entry: Entry, failure: tuple[int, int, float], now: float) -> None:
+        """Held by an earlier process: its outage goes on. failure: as for `Engine.adopted`."""
+        entry.attempts, entry.error, entry.held_at = failure
+        entry.group = classify(entry.error)
+        side = entry.direction
+        outage = self.outages[side]
+        age = max(now - entry.held_at, 0.0)
+        entry.since = outage.clock(now) - age
+        if (refusal := self.refusal(side)) is not None:
+            self.finish(entry, refusal)
+        elif self.hold(entry, now):
+            self.begin(side, entry.error, now)
+            outage.began, outage.began_at = min(outage.began, entry.since), min(outage.began_at, entry.held_at)
+            self.due(entry, now)
+
     def park(self, entry: Entry, now: float) -> None:
         """Held without having been tried; an outage's clock is its own."""
         outage = self.outages[entry.direction]

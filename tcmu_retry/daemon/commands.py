@@ -29,6 +29,7 @@ from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Prob
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.pump.base import (
+    Adopted,
     Arrived,
     Broken,
     Closed,
@@ -42,7 +43,7 @@ from tcmu_retry.pump.base import (
 )
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import BUSY, Direction, Op, Reply, Request, Status
-from tcmu_retry.scsi.sense import TARGET_FAILURE, Sense
+from tcmu_retry.scsi.sense import COPY_ABORTED, TARGET_FAILURE, Sense
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +147,8 @@ class Commands:
         match event:
             case Arrived(command, running):
                 return self._closed(running, now) + self._arrived(command, now)
+            case Adopted(commands, aborted, running):
+                return self._closed(running, now) + self._adopt(commands, aborted, now)
             case Finished(command, 0 | errno.ECANCELED as error, _, running):
                 self._commands.pop(command.serial, None)
                 self._told_end(command, error == 0)
@@ -170,7 +173,15 @@ class Commands:
                 log.error("%s", message)
                 return []
 
-    def _arrived(self, command: Command, now: float) -> list[Action]:
+    def _adopt(self, commands: Sequence[Command], aborted: int, now: float) -> list[Action]:
+        oldest = now - min((command.arrived for command in commands), default=now)
+        failed = sum(command.attempts > 0 for command in commands)
+        fields = {"count": len(commands), "failed": failed, "aborted": aborted, "seconds": round(oldest, 1)}
+        self._emit(events.ADOPTED, None, fields)
+        return [action for command in commands for action in self._arrived(command, now, anew=True)]
+
+    def _arrived(self, command: Command, now: float, anew: bool = False) -> list[Action]:
+        """anew: an earlier process may have run it, and how far is not known."""
         if command.cdb[0] == INQUIRY:
             with contextlib.suppress(OSError):  # what was read last is better than no answer
                 self._disk.identity = replace(self._disk.identity, serial=self._lun().wwn())
@@ -186,7 +197,15 @@ class Commands:
         self.reshape()
         command.request = outcome
         self._commands[command.serial] = command
-        return self._engine.arrived(command.serial, outcome, now)
+        if anew and not outcome.repeatable:
+            self._told_end(command, False)
+            self._answer(command, self._disk.sense_reply(COPY_ABORTED))
+            del self._commands[command.serial]
+            return []
+        if command.attempts:
+            failure = command.attempts, command.error, command.failed_at
+            return self._engine.adopted(command.serial, outcome, command.arrived, failure, now)
+        return self._engine.arrived(command.serial, outcome, now, command.arrived)
 
     def _told_end(self, command: Command, good: bool) -> None:
         if command.request is not None and command.request.op is Op.COPY:

@@ -20,6 +20,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tcmu_retry.backends.base import Backend, BackendError
+from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch
 from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
@@ -64,10 +65,11 @@ class Device:
         memory: Memory,
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
+        replay: ReplayLog | None = None,
     ) -> None:
         """disk: makes the disk, told whether the storage can discard. open_storage: as `Place.open`.
 
-        kept, keep: the policy's changes that outlive the daemon, see `Tuning`.
+        kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`.
         """
         self.lun = lun
         self.config = config
@@ -77,7 +79,8 @@ class Device:
         self._notify = notify
         self._tell_changed = changed
         self._changed_due = False
-        self._storage = Storage(lambda: self.lun, Place(lun.config, config, open_storage, memory), self._emit_for_all)
+        place = Place(lun.config, config, open_storage, memory)
+        self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
         self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
         self._engine = Engine(self.policy, config.budgets, random.random)
         self._expiry: asyncio.TimerHandle | None = None

@@ -9,6 +9,7 @@ nobody can be removing; and nobody touches a LUN's directory once its removal wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -18,9 +19,10 @@ from pathlib import Path
 
 from tcmu_retry import __version__
 from tcmu_retry.backends.base import Backend, BackendError
+from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
-from tcmu_retry.daemon import export, reload, rival, storage, view
+from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
@@ -41,7 +43,7 @@ from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.base import Channel
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
-from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find, scan
+from tcmu_retry.tcmu.uio import UioDevice, find, scan
 
 log = logging.getLogger(__name__)
 
@@ -177,6 +179,7 @@ class Service:
 
     async def _removed(self, uio: UioDevice) -> int:
         await self.forget(uio.uio)
+        await offload(takeover.forget, uio, True)
         return 0
 
     async def forget(self, uio: str) -> None:
@@ -221,14 +224,10 @@ class Service:
         )
 
     async def _adopt(self, uio: UioDevice) -> None:
-        """A LUN that was there before us. What its last daemon had in flight nobody can vouch for: BUSY, sent again."""
+        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`."""
         if uio.uio in self._attaching:
             return
-        blocked = True
-        try:
-            await offload(configfs.block, uio, True)
-        except OSError:
-            blocked = False  # EINVAL while it is being enabled: then its announcement is on the way
+        blocked = False
         while True:
             try:
                 await self._attach(uio, fresh=False)
@@ -241,6 +240,9 @@ class Service:
                     log.error("LUN %s is not served: %s", uio.name, error)
                     return
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
+                with contextlib.suppress(OSError):  # EINVAL while it is being enabled: its announcement is on the way
+                    await offload(configfs.block, uio, True)
+                    blocked = True
                 await asyncio.sleep(LATE_SECONDS)
         try:
             await offload(configfs.block, uio, False)
@@ -270,11 +272,29 @@ class Service:
                 attributes.write_cache,
             )
             self._places[uio.uio] = uio.configfs
-            await self.serve(lun, config, partial(_open_channel, uio, reset=not fresh), fresh)
+            loop = asyncio.get_running_loop()
+
+            def refuse(count: int, reason: str) -> None:
+                loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
+
+            replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
+            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, refuse), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
 
-    async def serve(self, lun: Lun, config: DeviceConfig, open_channel: Callable[[], Channel], fresh: bool) -> None:
+    def _not_taken_up(self, name: str, count: int, reason: str) -> None:
+        self._watchers.notice(
+            view.notice(events.NOT_ADOPTED, name, None, {"count": count, "reason": reason}, time.time())
+        )
+
+    async def serve(
+        self,
+        lun: Lun,
+        config: DeviceConfig,
+        open_channel: Callable[[], Channel],
+        fresh: bool,
+        replay: ReplayLog | None = None,
+    ) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
         device = Device(
             lun,
@@ -286,6 +306,7 @@ class Service:
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
+            replay,
         )
         await device.attach(open_channel, fresh)
         self._devices[lun.uio] = device
@@ -469,15 +490,3 @@ def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> D
         read_only=config.read_only,
         write_back=config.cache == "writeback",
     )
-
-
-def _open_channel(uio: UioDevice, reset: bool) -> UioChannel:
-    """Blocking. reset: what a former daemon had in flight is answered BUSY. Raises OSError."""
-    channel = UioChannel(uio)
-    if reset:
-        try:
-            configfs.reset_ring(uio)
-        except OSError:
-            channel.close()
-            raise
-    return channel

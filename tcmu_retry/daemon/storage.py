@@ -6,6 +6,7 @@ What may wait for the storage runs by `offload`. Pump, engine and disk are the d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
@@ -49,14 +50,20 @@ class Place:
 class Storage:
     """From a LUN's first opening to its end; `backend` is what its pump is to use now."""
 
-    def __init__(self, lun: Callable[[], Lun], place: Place, emit: Callable[[str, Mapping[str, object]], None]) -> None:
-        """emit: tells of an event with its fields."""
+    def __init__(
+        self,
+        lun: Callable[[], Lun],
+        place: Place,
+        emit: Callable[[str, Mapping[str, object]], None],
+        replay: ReplayLog | None = None,
+    ) -> None:
+        """emit: tells of an event with its fields. replay: of the LUN's former daemon."""
         self.place = place
         self.error = ""  # why it cannot be used, in a sentence
         self._lun = lun
         self._emit = emit
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
-        self._log = ReplayLog(REPLAY_BYTES) if place.config.cache == "writeback" else None
+        self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
@@ -113,6 +120,10 @@ class Storage:
 
     async def close(self) -> None:
         """Storage that does not let itself be closed is left to the kernel."""
+        if self._log is not None and len(self._log):
+            # Before somebody else may have it: what a log writes again must not lie over what they wrote.
+            with contextlib.suppress(BackendError):
+                await self.forget_unflushed()
         try:
             await asyncio.wait_for(offload(self.backend.close), 1.0)
         except TimeoutError:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 
-from tcmu_retry.daemon import rival
+from tcmu_retry.daemon import rival, takeover
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.uio import UioChannel, scan
@@ -47,6 +47,7 @@ def unfreeze() -> int:
         try:
             configfs.block(device, True)
             configfs.reset_ring(device)
+            takeover.forget(device)
             log.warning("LUN %s: no daemon serves it; its commands are answered BUSY until one does", device.name)
         except OSError as error:
             log.error("LUN %s cannot be unfrozen: %s", device.name, error)

@@ -16,6 +16,8 @@ class Command:
 
     iovs: (offset, length) pairs in the mapping, Data-Out or Data-In.
     compared: COMPARE AND WRITE's compare phase succeeded, a retry goes on with its write phase.
+    attempts, error, failed_at: failures in an earlier process, the last one's errno and the time of the first.
+    former: that process's I/O for it may still be out.
     copied, piece: pieces of a COPY that are in place, and what was read for the next one; a retry goes on there.
     """
 
@@ -28,6 +30,10 @@ class Command:
     compared: bool = False
     copied: int = 0
     piece: memoryview | None = None
+    attempts: int = 0
+    error: int = 0
+    failed_at: float = 0.0
+    former: bool = False
     answered: bool = False  # the main loop's mark: it has asked for the completion
 
     @property
@@ -44,6 +50,18 @@ class Arrived:
     """
 
     command: Command
+    running: tuple[Command, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What an earlier process had open, in order of arrival; comes once, before anything else. Closes the gate.
+
+    aborted: how many more of them task management had named, and are answered.
+    """
+
+    commands: tuple[Command, ...]
+    aborted: int
     running: tuple[Command, ...] = ()
 
 
@@ -112,7 +130,7 @@ class Shape:
     writable: bool
 
 
-Event = Arrived | Finished | TaskManagement | Probed | Closed | Broken
+Event = Adopted | Arrived | Finished | TaskManagement | Probed | Closed | Broken
 
 
 @dataclass(slots=True)
@@ -156,7 +174,11 @@ class Pump(Protocol):
         """The command's whole buffer, gathered; only before it is completed."""
 
     def use(self, backend: Backend) -> None:
-        """I/O dispatched from now on goes to this backend."""
+        """I/O dispatched from now on goes to this backend.
+
+        Open storage is locked, so that an earlier process has no I/O there any more. Until there is some, what that
+        process left keeps its buffer (KEEP_BUF) when it is answered without having been run.
+        """
 
     def shape(self, shape: Shape | None) -> None:
         """The disk's size as it is now; None: no command is plain (a unit attention waits, the unit is stopped)."""

@@ -21,29 +21,43 @@ from tcmu_retry.scsi.request import COPY_PIECE, Compare, Extent, Op, Request
 CHUNK = 1 << 20  # bytes; scratch for compares and repeated patterns
 
 
-def execute(command: Command, backend: Backend, buffers: list[memoryview], block_size: int) -> int | None:
+def execute(
+    command: Command,
+    backend: Backend,
+    buffers: list[memoryview],
+    block_size: int,
+    compared: Callable[[Command], None] = lambda command: None,
+) -> int | None:
     """Run command.request to its end, effects where the backend's cache mode says: on stable media unless write-back.
 
-    The byte offset of a miscompare, or None. Raises OSError; the command is unanswered then and may be tried again.
-    ECANCELED: it was answered (aborted) between two steps, and the next one was not begun.
+    The byte offset of a miscompare, or None. compared: told that COMPARE AND WRITE is about to write. Raises OSError;
+    the command is unanswered then and may be tried again. ECANCELED: it was answered (aborted) between two steps, and
+    the next one was not begun.
     """
     assert command.request is not None
-    return _Attempt(command, command.request, backend, buffers, block_size).run()
+    return _Attempt(command, command.request, backend, buffers, block_size, compared).run()
 
 
 class _Attempt:
     """One try at one command. Offsets and lengths in bytes."""
 
-    __slots__ = ("_backend", "_block_size", "_buffers", "_command", "_request")
+    __slots__ = ("_backend", "_block_size", "_buffers", "_command", "_compared", "_request")
 
     def __init__(
-        self, command: Command, request: Request, backend: Backend, buffers: list[memoryview], block_size: int
+        self,
+        command: Command,
+        request: Request,
+        backend: Backend,
+        buffers: list[memoryview],
+        block_size: int,
+        compared: Callable[[Command], None],
     ) -> None:
         self._command = command
         self._request = request
         self._backend = backend
         self._buffers = buffers
         self._block_size = block_size
+        self._compared = compared
 
     def run(self) -> int | None:
         request = self._request
@@ -130,6 +144,7 @@ class _Attempt:
             if offset is not None:
                 return offset
             self._command.compared = True
+            self._compared(self._command)
         self._write(extent.offset, new)
         return None
 

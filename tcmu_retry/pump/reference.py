@@ -35,8 +35,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from tcmu_retry.backends.absent import AbsentBackend
 from tcmu_retry.backends.base import Backend
 from tcmu_retry.pump.base import (
+    Adopted,
     Arrived,
     Broken,
     Closed,
@@ -54,6 +56,7 @@ from tcmu_retry.scsi.cdb import EXCLUDING, plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
 from tcmu_retry.scsi.sense import MISCOMPARE, Sense
 from tcmu_retry.tcmu.base import Channel, CommandRing
+from tcmu_retry.tcmu.journal import Journal, Left
 from tcmu_retry.tcmu.ring import CommandEntry, Ring, RingError, TaskManagementEntry
 
 log = logging.getLogger(__name__)
@@ -91,7 +94,8 @@ class ReferencePump:
         self._name = name
         self._channel = channel
         self._memory = channel.memory
-        self._ring: CommandRing = self._make_ring(self._memory)
+        self._journal = channel.journal
+        self._ring: CommandRing = self._make_ring(self._memory, self._journal)
         self._backend = backend
         self._block_size = block_size
         self._sense_reply = sense_reply
@@ -101,6 +105,7 @@ class ReferencePump:
         self._open: dict[int, Command] = {}  # by id: fetched and not answered
         self._running: dict[int, Job] = {}  # by serial: I/O that has not returned
         self._kept: dict[int, Command] = {}  # by serial: answered with KEEP_BUF while running
+        self._former: list[int] = []  # ids, answered with KEEP_BUF while an earlier process may have their I/O out
         self._serial = 0
         self._gate_open = True
         self._closings = 0  # events emitted that close the gate
@@ -120,12 +125,30 @@ class ReferencePump:
             weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name=f"{name}-pump", daemon=True)
         self._prepare()
+        for left in self._journal.left if self._journal is not None else ():
+            self._take_up(left)
 
     def _prepare(self) -> None:
         """What a subclass adds to the constructor."""
 
-    def _make_ring(self, memory: memoryview) -> CommandRing:
-        return Ring(memory)
+    def _make_ring(self, memory: memoryview, journal: Journal | None) -> CommandRing:
+        return Ring(memory, journal)
+
+    def _take_up(self, left: Left) -> None:
+        self._serial += 1
+        entry = left.entry
+        self._open[entry.id] = Command(
+            self._serial,
+            entry.id,
+            entry.cdb,
+            entry.iovs,
+            left.arrived,
+            compared=left.compared,
+            attempts=left.attempts,
+            error=left.error,
+            failed_at=left.failed_at,
+            former=isinstance(self._backend, AbsentBackend),
+        )
 
     # ---- called by the main loop
 
@@ -207,6 +230,7 @@ class ReferencePump:
         poll = select.poll()
         poll.register(self._channel.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
+        self._resume()
         # Entries queued before we opened the device do not make it readable: the first scan comes before the wait.
         while not self._stopping:
             self._take_ended()
@@ -218,6 +242,21 @@ class ReferencePump:
             if not (self._ended or self._inbox or self._stopping):
                 self._sleep(poll)
             self._asleep = False
+
+    def _resume(self) -> None:
+        """What an earlier process had open goes on; task management that waits behind it comes first."""
+        if self._journal is None:
+            return
+        self._ring_doorbell = True  # its last completions may be waiting for one
+        if not self._open:
+            return
+        entries = self._ring.fetch()
+        aborted = [command for command in self._open.values() if self._journal.is_aborted(command.id)]
+        for command in aborted:
+            self._answer(command, ABORTED)
+        adopted = tuple(self._open.values())
+        self._close_and_tell(lambda running: Adopted(adopted, len(aborted), running))
+        self._scan(entries)
 
     def _sleep(self, poll: select.poll) -> None:
         for fd, happened in poll.poll():
@@ -314,7 +353,7 @@ class ReferencePump:
         command = job.command
         assert command.request is not None
         try:
-            differs = execute(command, backend, buffers, self._block_size)
+            differs = execute(command, backend, buffers, self._block_size, self._compared)
             if differs is not None:
                 job.reply = self._sense_reply(replace(MISCOMPARE, information=differs))
         except OSError as error:
@@ -328,14 +367,23 @@ class ReferencePump:
         self._ended.append(job)
         self._rouse()
 
+    def _compared(self, command: Command) -> None:
+        if self._journal is not None:
+            self._journal.compared(command.id)
+
     def _job_ended(self, job: Job) -> None:
         command = job.command
         del self._running[command.serial]
         if self._kept.pop(command.serial, None):
-            self._channel.free_kept_buffer(command.id)
+            if command.former:
+                self._former.append(command.id)
+            else:
+                self._channel.free_kept_buffer(command.id)
             self._tell(Finished(command, job.error, job.at))
         elif job.error:
             self._statistics.errors += 1
+            if self._journal is not None:
+                self._journal.failed(command.id, job.error, job.at)
             self._close_and_tell(lambda running: Finished(command, job.error, job.at, running))
         else:
             self._count(command)
@@ -357,6 +405,9 @@ class ReferencePump:
 
     def _answer(self, command: Command, reply: Reply, keep_buffer: bool = False) -> None:
         del self._open[command.id]
+        if command.former and not keep_buffer and reply.data is None:
+            keep_buffer = True
+            self._former.append(command.id)
         read_len = None if keep_buffer else self._fill(command, reply)
         self._ring.complete(command.id, reply.status, reply.sense, read_len, keep_buffer)
         self._ring_doorbell = True
@@ -445,6 +496,12 @@ class ReferencePump:
 
     def _do_use(self, backend: Backend) -> None:
         self._backend = backend
+        if not isinstance(backend, AbsentBackend):
+            for number in self._former:
+                self._channel.free_kept_buffer(number)
+            self._former.clear()
+            for command in [*self._open.values(), *self._kept.values()]:
+                command.former = False
 
     def _do_shape(self, shape: Shape | None) -> None:
         self._shape = shape
@@ -458,6 +515,8 @@ class ReferencePump:
     def _release(self) -> None:
         self._workers.close()
         self._ring.close()
+        if self._journal is not None:
+            self._journal.close()
         try:
             self._channel.close()
         except BufferError:

@@ -101,6 +101,14 @@ class Request:
         """Bytes of the medium touched."""
         return sum(extent.length for extent in self.extents)
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may begin anew after it was stopped anywhere: not a COPY that writes over what it reads."""
+        if self.op is not Op.COPY:
+            return True
+        sources, destinations = self.extents[::2], self.extents[1::2]
+        return not any(source.overlaps(destination) for source in sources for destination in destinations)
+
 
 class Status(enum.IntEnum):
     """SAM-5 status codes."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
 
 
 class Channel(Protocol):
     """An open TCMU device: its shared memory and its two bells."""
+
+    journal: Journal | None  # what is open, for the process after this one
 
     @property
     def memory(self) -> memoryview:

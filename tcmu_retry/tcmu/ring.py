@@ -21,6 +21,10 @@ from __future__ import annotations
 import platform
 import struct
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tcmu_retry.tcmu.journal import Journal
 
 VERSION = 2
 OOOC, READ_LEN, TMR, KEEP_BUF = 1, 2, 4, 8
@@ -81,14 +85,20 @@ def layout(memory: memoryview) -> tuple[int, int]:
 class Ring:
     """One device's ring over its whole mapping. Not thread-safe: one thread fetches and completes."""
 
-    def __init__(self, memory: memoryview) -> None:
-        """memory: the mapping, writable, format B. Raises RingError where this kernel's ring is not for us."""
+    def __init__(self, memory: memoryview, journal: Journal | None = None) -> None:
+        """memory: the mapping, writable, format B. Raises RingError where this kernel's ring is not for us.
+
+        journal: where it is noted what is open, and where fetching goes on.
+        """
         if platform.machine() not in ("x86_64", "AMD64", "i686"):
             raise RingError(f"the pure-Python pump cannot order its memory accesses on {platform.machine()}")
         self._offset, self._size = layout(memory)
         self._memory = memory
         self._words = memory[:128].cast("I")
         self._next = self._index(self._words[_TAIL], "tail")
+        self._journal = journal
+        if journal is not None:
+            self._next = self._index(journal.next, "place in the journal")
 
     @property
     def unfetched(self) -> bool:
@@ -106,12 +116,20 @@ class Ring:
             if not _LEAST.get(op, 8) <= length <= room:
                 raise RingError(f"the ring is broken: an entry of {length} bytes at {self._next} of {self._size}")
             if op == OP_CMD:
-                entries.append(self._command(place, length, number))
+                command = self._command(place, length, number)
+                entries.append(command)
+                if self._journal is not None:
+                    self._journal.opened(command)
             elif op == OP_TMR:
-                entries.append(self._task_management(place, length))
+                management = self._task_management(place, length)
+                entries.append(management)
+                if self._journal is not None:
+                    self._journal.aborted(management.ids)
             elif op != OP_PAD:
                 self._memory[place + 7] |= U_UNKNOWN_OP
             self._next = (self._next + length) % self._size
+            if self._journal is not None:
+                self._journal.fetched(self._next)
         return entries
 
     def _command(self, place: int, length: int, number: int) -> CommandEntry:
@@ -145,10 +163,14 @@ class Ring:
         place = self._offset + tail
         memory = self._memory
         length = struct.unpack_from("<I", memory, place)[0] & ~7
+        if self._journal is not None:
+            self._journal.completing(number, tail)
         memory[place + 7] = (U_READ_LEN if read_len else 0) | (U_KEEP_BUF if keep_buffer else 0)
         struct.pack_into("<H", memory, place + 4, number)
         _RESPONSE.pack_into(memory, place + 8, status, read_len or 0, sense)
         self._words[_TAIL] = (tail + length) % self._size
+        if self._journal is not None:
+            self._journal.completed(number)
 
     def settle(self) -> None:
         """Move the tail over fetched entries that want no completion, so that they do not hold ring space."""

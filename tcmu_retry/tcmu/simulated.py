@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tcmu_retry.scsi.request import Status
+from tcmu_retry.tcmu.journal import Journal
 
 ABORT_TASK, LUN_RESET, PREEMPT_AND_ABORT = 1, 5, 128
 
@@ -357,6 +358,7 @@ class SimulatedChannel:
     def __init__(self, kernel: SimulatedKernel, fd: int, memory: mmap.mmap) -> None:
         self._kernel = kernel
         self._fd = fd
+        self.journal: Journal | None = None
         self._map = memory
         self._memory = memoryview(memory)
         # As with uio, it is the mapping that keeps the device open, and a view of it outlives `close`.

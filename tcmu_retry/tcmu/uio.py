@@ -10,6 +10,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcmu_retry.tcmu.journal import Journal
+
 SYS = Path("/sys/class/uio")
 CONFIGFS = Path("/sys/kernel/config/target/core")
 
@@ -67,6 +69,7 @@ class UioChannel:
             os.close(self._fd)
             raise
         self._memory = memoryview(mapping)
+        self.journal: Journal | None = None
 
     @property
     def memory(self) -> memoryview:

@@ -59,6 +59,10 @@ def test_without_polkit_only_root_may_change(world: World) -> None:
         assert "needs root" in done.stderr, (call, done)
     done = as_nobody(world, "call", NAME, MANAGER, f"{NAME}.Manager", "Unexport", "s", "vm1")
     assert "manage-devices" in done.stderr
+    # It opens the path with the daemon's rights, and tells what there is.
+    handler = "org.kernel.TCMUService1"
+    done = as_nobody(world, "call", handler, "/org/kernel/TCMUService1/retry", handler, "CheckConfig", "s", "retry//x")
+    assert "manage-devices" in done.stderr
     assert timeout(world) == "0s"
 
 

@@ -16,6 +16,7 @@ def running_lab() -> Iterator[Lab]:
     try:
         lab = Lab(guest)
         lab.up()
+        lab.begin_spares()
         yield lab
     finally:
         guest.close()

@@ -14,6 +14,7 @@ from typing import Any
 from tests.vm.guest import ROOT, Guest, GuestError, Result
 
 WARM = "/run/tcmu-retry-warm"
+SPARE = "/run/tcmu-retry-spare"
 MIB = 1 << 20
 SECTOR = 512
 CORE = "/sys/kernel/config/target/core"
@@ -214,6 +215,8 @@ class Lab:
 
     guest: Guest
     daemon: int = 0
+    spare: int = 0  # pid of `spare.py`
+    pump: str = ""  # that a daemon must take
     taken: int = 1  # MiB of the scratch disk
     luns: list[Lun] = field(default_factory=list)
     stores: list[Storage] = field(default_factory=list)
@@ -233,14 +236,26 @@ class Lab:
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "TCMU_RETRY_PUMP": self.pump}
 
     def start_daemon(self) -> None:
         self.runs += 1
-        self.daemon = self.guest.start(
-            [sys.executable, "-X", "faulthandler", "-m", "tcmu_retry.retryd", "--debug"],
-            f"retryd-{self.runs}.log",
-            **self.environment,
+        log = f"retryd-{self.runs}.log"
+        if not self.spare:
+            self.daemon = self.guest.start(
+                [sys.executable, "-X", "faulthandler", "-m", "tcmu_retry.retryd", "--debug"], log, **self.environment
+            )
+            return
+        path = self.guest.shared / log
+        self.guest.run(f"until [ -e {SPARE}.ready ]; do sleep 0.2; done; echo {path} > {SPARE}", timeout=START)
+        self.daemon = int(self.guest.run(f"until [ -s {path}.pid ]; do sleep 0.05; done; cat {path}.pid").out)
+
+    def begin_spares(self) -> None:
+        """From now on daemons start at once, with the pump that is asked for now; returns before they are ready."""
+        if self.spare:
+            self.guest.run(f"kill {self.spare}; rm -f {SPARE} {SPARE}.ready")
+        self.spare = self.guest.start(
+            [sys.executable, f"{ROOT}/tests/vm/spare.py", SPARE], "spare.log", **self.environment
         )
 
     def wait_daemon(self) -> None:
@@ -252,6 +267,11 @@ class Lab:
         gone = f"s=/proc/{self.daemon}/stat; while [ -e $s ] && ! grep -q ' Z ' $s; do sleep 0.05; done"
         self.guest.run(f"kill {self.daemon}; {gone}")
         return time.monotonic() - began
+
+    def kill_daemon(self) -> None:
+        """SIGKILL, and another one at once."""
+        self.guest.run(f"kill -9 {self.daemon}")
+        self.start_daemon()
 
     def daemon_log(self) -> str:
         return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")

@@ -1,6 +1,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
 
 ROUSED: Final[int]  # `rouse` was called
@@ -18,7 +19,7 @@ PlainRequest = tuple[int, int, int, bool]  # READ, WRITE or FLUSH; offset and le
 class Core:
     """A `tcmu.ring.Ring`; after `prepare` and, in the thread that runs it, `enable` also the success path over it."""
 
-    def __init__(self, memory: memoryview) -> None: ...
+    def __init__(self, memory: memoryview, journal: Journal | None = None) -> None: ...
     @property
     def unfetched(self) -> bool: ...
     def fetch(self, most: int = -1) -> Sequence[CommandEntry | TaskManagementEntry]: ...

@@ -2,6 +2,7 @@
 """What Python sees of ring.c and loop.c. Types: core.pyi."""
 
 import os
+from time import monotonic
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -33,6 +34,8 @@ cdef extern from "ring.h" nogil:
         uint32_t size
         uint32_t next
         uint64_t a, b, c
+        uint8_t *journal
+        uint32_t journal_room
 
     cdef struct ring_iov:
         uint64_t offset
@@ -53,11 +56,15 @@ cdef extern from "ring.h" nogil:
     bint ring_unfetched(const ring *)
     ring_fault ring_find_head(ring *, uint32_t *)
     ring_fault ring_look(ring *, uint32_t, uint32_t, ring_entry *)
-    uint32_t ring_after(const ring *, uint32_t, const ring_entry *)
+    void ring_pass(ring *, const ring_entry *)
     void ring_refuse(ring *, uint32_t)
     ring_fault ring_complete(ring *, uint16_t, uint8_t, const uint8_t *, uint32_t, bint)
     void ring_settle(ring *)
     uint32_t *ring_tail(const ring *)
+
+
+cdef extern from "journal.h" nogil:
+    void journal_open(const ring *, const ring_entry *, double)
 
 
 cdef extern from "plain.h" nogil:
@@ -170,10 +177,12 @@ cdef class Core:
 
     cdef loop _loop
     cdef Py_buffer _view
+    cdef Py_buffer _journal_view
+    cdef object _journal
     cdef bint _viewed
     cdef bint _prepared
 
-    def __init__(self, memory):
+    def __init__(self, memory, journal=None):
         cdef uint32_t tail
         offset, size = layout(memory)
         PyObject_GetBuffer(memory, &self._view, PyBUF_WRITABLE)
@@ -189,6 +198,15 @@ cdef class Core:
             self._viewed = False
             raise RingError(f"the ring is broken: its tail is at {tail} of {size}")
         self._loop.ring.next = tail
+        self._journal = journal
+        if journal is not None:
+            PyObject_GetBuffer(journal.memory, &self._journal_view, PyBUF_WRITABLE)
+            self._loop.ring.next = journal.next
+            self._see_journal()
+
+    cdef _see_journal(self):
+        self._loop.ring.journal = NULL if self._journal.lost else <uint8_t *>self._journal_view.buf
+        self._loop.ring.journal_room = self._journal.room
 
     # ---- the ring
 
@@ -212,13 +230,21 @@ cdef class Core:
                 iovs = tuple([(entry.iovs[i].offset, entry.iovs[i].length) for i in range(entry.count)])
                 cdb = PyBytes_FromStringAndSize(<const char *>entry.cdb, entry.cdb_length)
                 entries.append(CommandEntry(entry.id, cdb, iovs))
+                if ring.journal != NULL:
+                    if entry.id >= ring.journal_room:
+                        self._journal.reach(entry.id)
+                        self._see_journal()
+                    journal_open(ring, &entry, monotonic())
                 most -= 1
             elif entry.op == OP_TMR:
-                entries.append(TaskManagementEntry(entry.kind, tuple([entry.ids[i] for i in range(entry.count)])))
+                ids = tuple([entry.ids[i] for i in range(entry.count)])
+                entries.append(TaskManagementEntry(entry.kind, ids))
+                if self._journal is not None:
+                    self._journal.aborted(ids)
                 most -= 1
             elif entry.op != OP_PAD:
                 ring_refuse(ring, ring.next)
-            ring.next = ring_after(ring, ring.next, &entry)
+            ring_pass(ring, &entry)
         return entries
 
     def complete(self, uint16_t number, uint8_t status, bytes sense=b"", read_len=None, bint keep_buffer=False):
@@ -242,6 +268,8 @@ cdef class Core:
         if self._viewed:
             self._viewed = False
             PyBuffer_Release(&self._view)
+            if self._journal is not None:
+                PyBuffer_Release(&self._journal_view)
 
     def __dealloc__(self):
         self.close()

@@ -29,6 +29,7 @@
  * storage's file: a registered file, and with it the storage's lock, stays open behind a close.
  */
 #include "loop.h"
+#include "journal.h"
 
 #include <errno.h>
 #include <linux/fs.h>
@@ -124,7 +125,7 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     struct io_uring_sqe *sqe;
     struct slot *slot;
 
-    if (entry->count > IOVS_AT_ONCE ||
+    if (entry->count > IOVS_AT_ONCE || (loop->ring.journal && entry->id >= loop->ring.journal_room) ||
         !plain_read(entry->cdb, entry->cdb_length, entry->data_length, &loop->disk, &request) ||
         !(slot = take_slot(loop)))
         return false;
@@ -201,10 +202,11 @@ static int scan(struct loop *loop)
                 return 0;
             if (!start(loop, &entry, now))
                 return LOOP_ENTRY;
+            journal_open(ring, &entry, now);
         } else if (entry.op != OP_PAD) {
             ring_refuse(ring, ring->next);
         }
-        ring->next = ring_after(ring, ring->next, &entry);
+        ring_pass(ring, &entry);
     }
     return 0;
 }

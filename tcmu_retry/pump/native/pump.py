@@ -28,6 +28,7 @@ from tcmu_retry.pump.native.core import Core
 from tcmu_retry.pump.reference import Job, ReferencePump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
 from tcmu_retry.scsi.request import Extent, Op, Request
+from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class NativePump(ReferencePump):
             self._workers.close()
             raise
 
-    def _make_ring(self, memory: memoryview) -> Core:
-        return Core(memory)
+    def _make_ring(self, memory: memoryview, journal: Journal | None) -> Core:
+        return Core(memory, journal)
 
     # ---- called by the main loop
 
@@ -101,6 +102,7 @@ class NativePump(ReferencePump):
 
     def _serve(self) -> None:
         self._ring.enable()
+        self._resume()
         while not self._stopping:
             self._take_ended()
             self._take_inbox()
@@ -195,6 +197,8 @@ class NativePump(ReferencePump):
             self._released.set()
             ring.linger()
             ring.close()
+            if self._journal is not None:
+                self._journal.close()
         else:
             super()._release()
             self._released.set()

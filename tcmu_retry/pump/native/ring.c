@@ -1,4 +1,5 @@
 #include "ring.h"
+#include "journal.h"
 
 #include <string.h>
 
@@ -93,6 +94,12 @@ enum ring_fault ring_look(struct ring *ring, uint32_t at, uint32_t head, struct 
     return RING_SOUND;
 }
 
+void ring_pass(struct ring *ring, const struct ring_entry *entry)
+{
+    ring->next = ring_after(ring, ring->next, entry);
+    journal_fetched(ring);
+}
+
 void ring_refuse(struct ring *ring, uint32_t at)
 {
     ring->memory[ring->offset + at + 7] |= U_UNKNOWN_OP;
@@ -116,6 +123,7 @@ void ring_settle(struct ring *ring)
 enum ring_fault ring_complete(struct ring *ring, uint16_t id, uint8_t status, const uint8_t *sense, uint32_t read_len,
                               bool keep_buffer)
 {
+    struct journal_slot *slot = journal_slot(ring, id);
     uint8_t *place;
     uint32_t tail;
 
@@ -125,6 +133,8 @@ enum ring_fault ring_complete(struct ring *ring, uint16_t id, uint8_t status, co
         ring->a = id;
         return RING_EMPTY;
     }
+    if (slot)
+        journal_completing(slot, tail);
     place = ring->memory + ring->offset + tail;
     tail += get32(place) & ~7u;
     place[7] = (uint8_t)((read_len ? U_READ_LEN : 0) | (keep_buffer ? U_KEEP_BUF : 0));
@@ -137,5 +147,7 @@ enum ring_fault ring_complete(struct ring *ring, uint16_t id, uint8_t status, co
     else
         memset(place + 16, 0, SENSE);
     __atomic_store_n(ring_tail(ring), tail == ring->size ? 0 : tail, __ATOMIC_RELEASE);
+    if (slot)
+        journal_state(slot, JOURNAL_FREE);
     return RING_SOUND;
 }

@@ -25,6 +25,8 @@ struct ring {
     uint32_t size;
     uint32_t next; /* private: the next entry to fetch */
     uint64_t a, b, c;
+    uint8_t *journal; /* NULL: none */
+    uint32_t journal_room; /* ids below it have a place there */
 };
 
 struct ring_iov { /* as it lies in the ring; offset from the start of the mapping */
@@ -64,6 +66,9 @@ static inline uint32_t ring_after(const struct ring *ring, uint32_t at, const st
     uint32_t next = at + entry->length;
     return next == ring->size ? 0 : next;
 }
+
+/* Go on behind the entry at `next`; a command was noted in the journal before. */
+void ring_pass(struct ring *ring, const struct ring_entry *entry);
 
 /* Tell the kernel that an entry's op is not known here. */
 void ring_refuse(struct ring *ring, uint32_t at);

@@ -713,3 +713,51 @@ def test_what_waits_for_a_probe_is_tried_with_the_next() -> None:
     engine = play("0    ran w1@0 ENOLINK   -> outage_began write, down write")
     [entry] = engine.held()
     assert (engine.waits_for(entry), engine.next_try(entry)) == ("probe", engine.deadline())
+
+
+# ---- taken up from an earlier process
+
+
+def test_what_an_earlier_process_held_is_tried_at_once_and_times_out_from_its_first_failure() -> None:
+    play(
+        """
+        100    left w1@0 2 EIO 50  -> outage_began write, try 1
+        100.5  io 1 EIO            ->
+        110    tick                -> 1=02/04/03, gave_up write
+        """,
+        "retry_timeout=60s",
+    )
+
+
+def test_what_an_earlier_process_held_keeps_its_order() -> None:
+    play("""
+        100  gate                  ->
+        100  left w1@0 2 EIO 50    -> outage_began write, try 1
+        100  left w2@0 1 EIO 60    ->
+        101  io 1 0                -> try 2
+        102  io 2 0                -> recovered write, open
+    """)
+
+
+def test_what_an_earlier_process_held_waits_while_the_storage_is_not_open() -> None:
+    play("""
+        100  lost ENODEV           -> outage_began read, down read, outage_began write, down write
+        100  left w1@0 2 EIO 50    ->
+        101  reopen 0              -> recovered read, try 1
+        101  io 1 0                -> recovered write, open
+    """)
+
+
+def test_what_an_earlier_process_held_is_refused_where_all_is_refused() -> None:
+    play(
+        """
+        100  ran w1@0 EIO          -> stopped write, 1=07/27/00
+        100  left w2@9 1 EIO 50    -> 2=07/27/00
+        """,
+        "write.fallback=readonly write.retry=false",
+    )
+
+
+def test_budgets_hold_for_what_an_earlier_process_held() -> None:
+    player = Play(budgets=Budgets(held=0))
+    player.line("100  left w1@0 2 EIO 50  -> shed write, 1=BUSY")

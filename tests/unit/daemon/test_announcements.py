@@ -78,7 +78,7 @@ class World:
         monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
         monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
         monkeypatch.setattr(module, "find", self.shown.get)
-        monkeypatch.setattr(module, "_open_channel", lambda uio, reset: self.kernels[uio.uio].open())
+        monkeypatch.setattr(module.takeover, "open_channel", lambda uio, fresh, refuse: self.kernels[uio.uio].open())
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:
@@ -203,12 +203,12 @@ def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatc
     let_go = threading.Event()
     opening = threading.Event()
 
-    def open_channel(uio: UioDevice, reset: bool) -> SimulatedChannel:
+    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
         opening.set()
         let_go.wait(10)
         return world.kernels[uio.uio].open()
 
-    monkeypatch.setattr(module, "_open_channel", open_channel)
+    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
 
     async def story() -> None:
         async with running(world):

@@ -1,0 +1,131 @@
+"""A LUN's ring from one daemon to the next: taken up where the journal proves what is open, answered BUSY where not."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from tcmu_retry.backends.replay import ReplayLog
+from tcmu_retry.backends.shelf import Shelf, ShelfError
+from tcmu_retry.daemon.storage import REPLAY_BYTES
+from tcmu_retry.tcmu import configfs
+from tcmu_retry.tcmu.journal import Journal, JournalError
+from tcmu_retry.tcmu.own import DIRECTORY, drop_own, open_own
+from tcmu_retry.tcmu.ring import OP_CMD, layout
+from tcmu_retry.tcmu.uio import SYS, UioChannel, UioDevice
+
+log = logging.getLogger(__name__)
+
+SHELF = REPLAY_BYTES + (32 << 20)  # for what is being written when it is found full
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> UioChannel:
+    """Blocking. Raises OSError: EBUSY while another process, or its I/O, has the device.
+
+    fresh: the LUN was just made. refuse: told how many commands of a former daemon were answered BUSY, and why.
+    """
+    channel = UioChannel(uio)
+    try:
+        channel.journal = _take_up(uio, channel, fresh, refuse)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def open_log(uio: UioDevice, fresh: bool) -> ReplayLog:
+    """A write-back LUN's replay log, with what a former daemon left in it. Blocking."""
+    identity, name = _identity(uio), f"{uio.uio}.replay"
+    shelf = None
+    try:
+        if not fresh:
+            shelf = Shelf(open_own(name), identity, SHELF)
+            left = shelf.resume()
+            if left:
+                log.info("LUN %s: %d changes that a former daemon had not flushed are made again", uio.name, len(left))
+            return ReplayLog(REPLAY_BYTES, shelf, left)
+    except ShelfError as error:
+        log.error("LUN %s: what was written and not flushed may be lost: %s; its next flush fails", uio.name, error)
+    except OSError as error:
+        log.error("LUN %s: what was written and not flushed may be lost: %s; its next flush fails", uio.name, error)
+    try:
+        drop_own(name)  # and not begun anew: a process that has it would die of it
+        shelf = Shelf(open_own(name), identity, SHELF)
+        shelf.begin(lost=not fresh)
+    except OSError as error:
+        shelf = None
+        log.warning("LUN %s: no room for its log of unflushed writes: %s; it dies with the daemon", uio.name, error)
+    return ReplayLog(REPLAY_BYTES, shelf, lost=not fresh)
+
+
+def forget(uio: UioDevice, gone: bool = False) -> None:
+    """Blocking. The ring is gone, or was reset by others: what was noted of it holds no more.
+
+    gone: the LUN is, and with it what it had not flushed.
+    """
+    with contextlib.suppress(OSError):
+        drop_own(uio.uio)
+        if gone:
+            drop_own(f"{uio.uio}.replay")
+
+
+def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[[int, str], None]) -> Journal | None:
+    journal = None
+    problem = "it left no journal"
+    try:
+        journal = Journal(open_own(uio.uio), f"{_identity(uio)}\n{len(channel.memory)}")
+    except OSError as error:
+        problem = f"the journal in {DIRECTORY} cannot be had: {error.strerror}"
+        log.warning("LUN %s: %s; what is in flight when the daemon ends is answered BUSY then", uio.name, problem)
+    if not fresh:
+        try:
+            if journal is not None:
+                journal.resume(channel.memory)
+                return journal
+        except JournalError as error:
+            problem = f"the journal it left proves nothing: {error}"
+        _, waiting = _commands(channel.memory)
+        try:
+            with contextlib.suppress(OSError):  # EINVAL while it is being enabled
+                configfs.block(uio, True)
+            configfs.reset_ring(uio)
+        except OSError:
+            if journal is not None:
+                journal.close()
+            raise
+        if waiting:
+            refuse(waiting, problem)
+    if journal is not None:
+        tail, _ = _commands(channel.memory)
+        try:
+            journal.begin(tail)
+        except OSError as error:
+            journal.close()
+            log.warning("LUN %s: there is no room for its journal: %s", uio.name, error.strerror)
+            return None
+    return journal
+
+
+def _identity(uio: UioDevice) -> str:
+    """The number of its directory in sysfs is not used twice between two boots, its name and the uio's are."""
+    number = (SYS / uio.uio).stat().st_ino
+    label = f"{uio.hba}/{uio.name}/{uio.subtype}/{uio.config}"
+    return "\n".join((BOOT_ID.read_text().strip(), uio.uio, label, str(number)))
+
+
+def _commands(memory: memoryview) -> tuple[int, int]:
+    """The ring's tail, and how many commands are open or wait to be fetched. Raises RingError."""
+    offset, size = layout(memory)
+    head, tail = struct.unpack_from("<I", memory, 12)[0], struct.unpack_from("<I", memory, 64)[0]
+    count, at = 0, tail
+    for _ in range(size // 8):
+        if at == head or at >= size:
+            break
+        (len_op,) = struct.unpack_from("<I", memory, offset + at)
+        count += len_op & 7 == OP_CMD
+        at = (at + max(len_op & ~7, 8)) % size
+    return tail, count
