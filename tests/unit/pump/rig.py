@@ -72,6 +72,8 @@ class Storage:
 
     def hold(self, *calls: Call) -> None:
         for call in calls:
+            if call in self.let_go and not self.let_go[call].is_set():
+                continue  # one that waits already must see the release
             self.entered[call] = threading.Event()
             self.let_go[call] = threading.Event()
 
