@@ -34,7 +34,7 @@ fuzz: native ## a million rows of any SCSI commands (RUNS=), some through ring a
 	TCMU_RETRY_FUZZ=5000 $(BIN)/python -m pytest tests/dbus/test_fuzz.py
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
-	$(BIN)/python -m pytest tests/vm
+	$(BIN)/python -m pytest tests/vm --durations=20
 
 man: .venv/made ## the manual pages, into build/man/
 	$(BIN)/python packaging/manual.py build/man
