@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.vm.lab import Lab
+from tests.vm.lab import START, Lab
 
 BAD = {
     "no such file": (["/run/nothing.img"], "/run/nothing.img"),
@@ -78,7 +78,7 @@ def test_unknown_luns_and_settings_have_their_exit_status(lab: Lab) -> None:
 def test_a_second_daemon_says_why_it_does_not_start(lab: Lab) -> None:
     import sys
 
-    done = lab.guest.run([sys.executable, "-m", "tcmu_retry.retryd"], check=False, **lab.environment)
+    done = lab.guest.run([sys.executable, "-m", "tcmu_retry.retryd"], timeout=START, check=False, **lab.environment)
     assert done.code == 1
     assert "another tcmu-retryd is running" in done.err
 
