@@ -165,12 +165,17 @@ class Guest:
         """Switch the guest off."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+        self._ended()
+        for disk in self.shared.glob("disk*.raw"):
+            disk.unlink()
+
+    def _ended(self) -> None:
+        """Let go what belongs to one boot."""
         self._process.wait()
         self._console.close()
         if self._socket is not None:
             self._socket.close()
-        for disk in self.shared.glob("disk*.raw"):
-            disk.unlink()
+            self._socket = None
 
     @property
     def alive(self) -> bool:

@@ -90,4 +90,6 @@ class SystemdGuest(Guest):
             if time.monotonic() - began > seconds:
                 raise GuestError(f"the guest does not shut down within {seconds:g} s; see {self.shared}/console.log")
             time.sleep(0.1)
-        return time.monotonic() - began
+        took = time.monotonic() - began
+        self._ended()
+        return took
