@@ -23,7 +23,7 @@ class Link:
 
 
 # LIO raises MaxCmdSN with a response, and an aborted command gets none: it costs its session a place until the next
-# login (iscsit_aborted_task, Linux 6.1 to today). A window that is closed stays closed, and the disk goes offline.
+# login (iscsit_aborted_task, Linux 6.1 to today). A window that is closed stays closed until then.
 SENT = 128  # commands that open-iscsi has open at most in a session (cmds_max)
 ABORTED = 6 * 32  # in one hold by Linux with all defaults: six tries of what it has open at one LUN (queue_depth)
 
@@ -88,8 +88,8 @@ def session_links(windows: Mapping[str, tuple[int, int | None]]) -> list[Link]:
             )
         elif left is not None and left < least:
             wrong = (
-                f"aborted commands have left {left} places and the next outage may take {ABORTED}; with none left the"
-                " disk goes offline: let the initiator log out and in, or write another cmdsn_depth to its ACL"
+                f"aborted commands have left {left} places and the next outage may take {ABORTED}; with none left it"
+                " can send nothing: let the initiator log out and in, or write another cmdsn_depth to its ACL"
             )
         links.append(Link("session", f"window of {name}", value, wrong=wrong))
     return links

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tcmu_retry.daemon.storage import REPLAY_BYTES
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.journal import Journal, JournalError
 from tcmu_retry.tcmu.own import DIRECTORY, drop_own, open_own
-from tcmu_retry.tcmu.ring import OP_CMD, layout
+from tcmu_retry.tcmu.ring import extent
 from tcmu_retry.tcmu.uio import SYS, UioChannel, UioDevice
 
 log = logging.getLogger(__name__)
@@ -48,9 +47,7 @@ def open_log(uio: UioDevice, fresh: bool) -> ReplayLog:
             if left:
                 log.info("LUN %s: %d changes that a former daemon had not flushed are made again", uio.name, len(left))
             return ReplayLog(REPLAY_BYTES, shelf, left)
-    except ShelfError as error:
-        log.error("LUN %s: what was written and not flushed may be lost: %s; its next flush fails", uio.name, error)
-    except OSError as error:
+    except (ShelfError, OSError) as error:
         log.error("LUN %s: what was written and not flushed may be lost: %s; its next flush fails", uio.name, error)
     try:
         drop_own(name)  # and not begun anew: a process that has it would die of it
@@ -88,7 +85,7 @@ def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[
                 return journal
         except JournalError as error:
             problem = f"the journal it left proves nothing: {error}"
-        _, waiting = _commands(channel.memory)
+        _, waiting = extent(channel.memory)
         try:
             with contextlib.suppress(OSError):  # EINVAL while it is being enabled
                 configfs.block(uio, True)
@@ -100,7 +97,7 @@ def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[
         if waiting:
             refuse(waiting, problem)
     if journal is not None:
-        tail, _ = _commands(channel.memory)
+        tail, _ = extent(channel.memory)
         try:
             journal.begin(tail)
         except OSError as error:
@@ -115,17 +112,3 @@ def _identity(uio: UioDevice) -> str:
     number = (SYS / uio.uio).stat().st_ino
     label = f"{uio.hba}/{uio.name}/{uio.subtype}/{uio.config}"
     return "\n".join((BOOT_ID.read_text().strip(), uio.uio, label, str(number)))
-
-
-def _commands(memory: memoryview) -> tuple[int, int]:
-    """The ring's tail, and how many commands are open or wait to be fetched. Raises RingError."""
-    offset, size = layout(memory)
-    head, tail = struct.unpack_from("<I", memory, 12)[0], struct.unpack_from("<I", memory, 64)[0]
-    count, at = 0, tail
-    for _ in range(size // 8):
-        if at == head or at >= size:
-            break
-        (len_op,) = struct.unpack_from("<I", memory, offset + at)
-        count += len_op & 7 == OP_CMD
-        at = (at + max(len_op & ~7, 8)) % size
-    return tail, count

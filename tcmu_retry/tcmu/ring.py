@@ -82,6 +82,20 @@ def layout(memory: memoryview) -> tuple[int, int]:
     return offset, size
 
 
+def extent(memory: memoryview) -> tuple[int, int]:
+    """The ring's tail, and how many commands are open or wait to be fetched. Raises RingError."""
+    offset, size = layout(memory)
+    head, tail = (struct.unpack_from("<I", memory, 4 * place)[0] for place in (_HEAD, _TAIL))
+    count, at = 0, tail
+    for _ in range(size // 8):
+        if at == head or at >= size:
+            break
+        (len_op,) = struct.unpack_from("<I", memory, offset + at)
+        count += len_op & 7 == OP_CMD
+        at = (at + max(len_op & ~7, 8)) % size
+    return tail, count
+
+
 class Ring:
     """One device's ring over its whole mapping. Not thread-safe: one thread fetches and completes."""
 
