@@ -62,10 +62,10 @@ SIMULATED = {
     ("docs/policies.md", "A maintenance window"),
     ("docs/simulation.md", "Trying it without a kernel"),
 }
-# In a guest, by the test that has page and section in it:
+# In a guest, by a test that has page and section in it:
 IN_A_GUEST = {
-    ("README.md", "Your own LUN in five minutes"): "tests/soak/test_readme.py",
-    ("README.md", "With targetcli"): "tests/soak/test_readme.py",
+    ("README.md", "Your own LUN in five minutes"): "tests/soak/pasting.py",
+    ("README.md", "With targetcli"): "tests/soak/pasting.py",
     ("docs/operations.md", "A new version"): "tests/soak/test_readme.py",
     ("docs/operations.md", "Other size, other storage"): "tests/soak/test_readme.py",
 }
