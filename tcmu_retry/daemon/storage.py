@@ -65,6 +65,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
+        self.had = asyncio.Event()  # it was open once, so that no I/O of a former daemon is out any more
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
@@ -83,6 +84,7 @@ class Storage:
                 errno.ETIMEDOUT,
             ) from None
         self._identity = self.backend.identity
+        self.had.set()
 
     async def reopen(self, use: Callable[[Backend], None]) -> int:
         """Close it and open it anew: the errno, 0 where it is there. `use` is given what is to be used from then on.
@@ -106,6 +108,7 @@ class Storage:
             self._refused = False
             self._emit(events.STORAGE_ACCEPTED, {})
         self.error = ""
+        self.had.set()
         use(self.backend)
         return 0
 
