@@ -26,6 +26,7 @@ from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.door import KernelDoor
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.keep import Keep
@@ -41,8 +42,9 @@ from tcmu_retry.daemon.watchers import Watchers
 from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
-from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.base import Door
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
+from tcmu_retry.tcmu.ring import RingError
 from tcmu_retry.tcmu.uio import UioDevice, find, scan
 
 log = logging.getLogger(__name__)
@@ -182,6 +184,10 @@ class Service:
         await offload(takeover.forget, uio, True)
         return 0
 
+    def _lost(self, device: Device) -> None:
+        """Its removal was not announced, or that was not heard."""
+        self._spawn(self.forget(device.lun.uio))
+
     async def forget(self, uio: str) -> None:
         """End to serve a LUN, if it is served."""
         device = self._devices.pop(uio, None)
@@ -238,7 +244,7 @@ class Service:
             try:
                 fenced = not await self._attach(uio, fresh=False) or fenced
                 break
-            except ConfigError as error:
+            except (ConfigError, RingError) as error:
                 log.error("LUN %s is not served: %s", uio.name, error)
                 return
             except OSError as error:
@@ -253,7 +259,9 @@ class Service:
         device = self._devices.get(uio.uio)
         if fenced and device is not None:
             if device.status().backend_error:
-                log.warning("LUN %s: it answers BUSY until its storage can be opened, for then nobody uses it", uio.name)
+                log.warning(
+                    "LUN %s: it answers BUSY until its storage can be opened, for then nobody uses it", uio.name
+                )
             await device.storage_had()
         if device is None or self._devices.get(uio.uio) is not device:
             return
@@ -296,7 +304,7 @@ class Service:
                     loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
             replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
-            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, unproven), fresh, replay)
+            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
         return proven
@@ -310,7 +318,7 @@ class Service:
         self,
         lun: Lun,
         config: DeviceConfig,
-        open_channel: Callable[[], Channel],
+        door: Door,
         fresh: bool,
         replay: ReplayLog | None = None,
     ) -> None:
@@ -322,12 +330,13 @@ class Service:
             partial(self._open_storage, lun.name, config),
             self._watchers.notice,
             self._watchers.changed,
+            self._lost,
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
             replay,
         )
-        await device.attach(open_channel, fresh)
+        await device.attach(door, fresh)
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
         self._watchers.added(device)

@@ -65,7 +65,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
-        self.had = asyncio.Event()  # it was open once, so that no I/O of a former daemon is out any more
+        self.had = asyncio.Event()  # it was open, so no earlier process has I/O there
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
@@ -111,6 +111,10 @@ class Storage:
         self.had.set()
         use(self.backend)
         return 0
+
+    async def lock(self) -> int:
+        """See that no earlier process has I/O here: the errno, 0 where none has."""
+        return 0 if self.had.is_set() else await self.reopen(lambda backend: None)
 
     def failed(self, failure: BackendError) -> None:
         """It could not be opened."""

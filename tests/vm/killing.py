@@ -53,7 +53,9 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int) -> list[Ki
             if outages[lun.name]:
                 lun.storage.go_on() if outages[lun.name] == "hang" else lun.storage.back()
         for lun in luns:
-            assert lab.ended(logs[lun.name]) is None, f"{lun.name} after {number} kills: {lab.log(logs[lun.name])[-3000:]}"
+            assert lab.ended(logs[lun.name]) is None, (
+                f"{lun.name} after {number} kills: {lab.log(logs[lun.name])[-3000:]}"
+            )
         print(f"{time.strftime('%T')} kill {number + 1}", *outages.values(), "early" if early else "", flush=True)  # noqa: T201
     eventually(lambda: not any(lun.status()["held"] for lun in luns), START, "nothing held")
     lab.guest.run("pkill -INT -x fio; true")
