@@ -196,6 +196,10 @@ class Device:
         self._commands.stop()
         await self._storage.close()
 
+    async def storage_had(self) -> None:
+        """Wait until its storage was open once, and nobody else's I/O was out; for ever, perhaps."""
+        await self._storage.had.wait()
+
     def storage_came(self) -> None:
         """Some storage came or changed: in an outage that is worth a try at once."""
         if self._engine.held_count or self._storage.error:

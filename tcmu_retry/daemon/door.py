@@ -12,14 +12,14 @@ from tcmu_retry.tcmu.uio import SYS, UioChannel, UioDevice, find
 class KernelDoor:
     """Of one uio device."""
 
-    def __init__(self, uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> None:
-        """fresh, refuse: as for `takeover.open_channel`."""
+    def __init__(self, uio: UioDevice, fresh: bool, unproven: Callable[[int, str], None]) -> None:
+        """fresh, unproven: as for `takeover.open_channel`."""
         self._uio = uio
         self._fresh = fresh
-        self._refuse = refuse
+        self._unproven = unproven
 
     def open(self) -> UioChannel:
-        return takeover.open_channel(self._uio, self._fresh, self._refuse)
+        return takeover.open_channel(self._uio, self._fresh, self._unproven)
 
     def open_anew(self) -> UioChannel:
         takeover.forget(self._uio)

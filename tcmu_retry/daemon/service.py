@@ -251,13 +251,19 @@ class Service:
         )
 
     async def _adopt(self, uio: UioDevice) -> None:
-        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`."""
+        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`.
+
+        One that was found blocked, or whose ring was reset, stays so until its storage could be opened: I/O of that
+        daemon may be out, and would land in buffers that new commands have, and over what they write.
+        """
         if uio.uio in self._attaching:
             return
-        blocked = False
+        fenced = blocked = False
+        with contextlib.suppress(OSError):  # it is just going
+            fenced = await offload(configfs.is_blocked, uio)
         while True:
             try:
-                await self._attach(uio, fresh=False)
+                fenced = not await self._attach(uio, fresh=False) or fenced
                 break
             except (ConfigError, RingError) as error:
                 log.error("LUN %s is not served: %s", uio.name, error)
@@ -271,15 +277,26 @@ class Service:
                     await offload(configfs.block, uio, True)
                     blocked = True
                 await asyncio.sleep(LATE_SECONDS)
+        device = self._devices.get(uio.uio)
+        if fenced and device is not None:
+            if device.status().backend_error:
+                log.warning(
+                    "LUN %s: it answers BUSY until its storage can be opened, for then nobody uses it", uio.name
+                )
+            await device.storage_had()
+        if device is None or self._devices.get(uio.uio) is not device:
+            return
         try:
             await offload(configfs.block, uio, False)
         except OSError as error:
-            if blocked:
+            if blocked or fenced:
                 log.error("LUN %s answers BUSY to all: its action/block_dev cannot be set to 0: %s", uio.name, error)
 
-    async def _attach(self, uio: UioDevice, fresh: bool) -> None:
+    async def _attach(self, uio: UioDevice, fresh: bool) -> bool:
+        """Whether all that a former daemon had open is known. Raises as `serve` does."""
         if uio.uio in self._devices or uio.uio in self._attaching:
-            return
+            return True
+        proven = True
         self._attaching.add(uio.uio)
         try:
             config = self._source.device(uio.config)
@@ -301,13 +318,17 @@ class Service:
             self._places[uio.uio] = uio.configfs
             loop = asyncio.get_running_loop()
 
-            def refuse(count: int, reason: str) -> None:
-                loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
+            def unproven(count: int, reason: str) -> None:
+                nonlocal proven
+                proven = False
+                if count:
+                    loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
             replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
-            await self.serve(lun, config, KernelDoor(uio, fresh, refuse), fresh, replay)
+            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
+        return proven
 
     def _not_taken_up(self, name: str, count: int, reason: str) -> None:
         self._watchers.notice(

@@ -65,7 +65,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
-        self.had = False  # it was open, so no earlier process has I/O there
+        self.had = asyncio.Event()  # it was open, so no earlier process has I/O there
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
@@ -78,13 +78,13 @@ class Storage:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
                 self.backend = await offload(self._open_checked)
-                self.had = True
         except TimeoutError:
             raise BackendError(
                 f"{self.path} did not let itself be opened within {OPEN_SECONDS:g} s; bring its storage back",
                 errno.ETIMEDOUT,
             ) from None
         self._identity = self.backend.identity
+        self.had.set()
 
     async def reopen(self, use: Callable[[Backend], None]) -> int:
         """Close it and open it anew: the errno, 0 where it is there. `use` is given what is to be used from then on.
@@ -104,17 +104,17 @@ class Storage:
             self.failed(BackendError(f"{self.path} cannot be opened: {error}; it is tried again", errno.EIO))
             return errno.EIO
         self._identity = self.backend.identity
-        self.had = True
         if self._refused:
             self._refused = False
             self._emit(events.STORAGE_ACCEPTED, {})
         self.error = ""
+        self.had.set()
         use(self.backend)
         return 0
 
     async def lock(self) -> int:
         """See that no earlier process has I/O here: the errno, 0 where none has."""
-        return 0 if self.had else await self.reopen(lambda backend: None)
+        return 0 if self.had.is_set() else await self.reopen(lambda backend: None)
 
     def failed(self, failure: BackendError) -> None:
         """It could not be opened."""
