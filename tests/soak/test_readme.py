@@ -3,65 +3,39 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 
 import pytest
 
 from tests.soak.conftest import Record
-from tests.soak.parts import RESULTS
+from tests.soak.pasting import (
+    EXPORT,
+    INSTALL,
+    LATER,
+    LOGIN,
+    OUTAGE,
+    REMOVE,
+    RETRY,
+    TARGETCLI,
+    USED,
+    WHEELS,
+    Reader,
+    blocks,
+    live,
+)
 from tests.vm.guest import ROOT, GuestError, kvm_works
 from tests.vm.lab import eventually
 from tests.vm.systemd import SystemdGuest
 
-WHEELS = RESULTS / "wheels"
 PROMISED = 300.0  # seconds
 # Where the guest is emulated a daemon has taken more than its minute to start.
 PREPARE = """
 mkdir -p "$units/tcmu-retryd.service.d"
 printf '[Service]\\nTimeoutStartSec=300\\n' > "$units/tcmu-retryd.service.d/slow.conf"
 """
-INSTALL, EXPORT, LOGIN, OUTAGE, REMOVE, USED, TARGETCLI, LATER, RETRY = range(9)
-
-
-def blocks() -> list[str]:
-    """The commands from "Your own LUN" to "Policy", a block each."""
-    text = (ROOT / "README.md").read_text()
-    part = text[text.index("\n## Your own LUN") : text.index("\n## Policy\n")]
-    return [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n)+)", part)]
-
-
-def live() -> list[str]:
-    """What is to be run in another terminal, until ^C."""
-    sentence = re.findall(r"In another terminal(.*?):\n", (ROOT / "README.md").read_text(), re.DOTALL)
-    return re.findall(r"`(tcmu-retry [^`]*)`", sentence[0])
-
-
-class Reader:
-    """Pastes what the page shows, a block at a time, and looks at the clock."""
-
-    def __init__(self, guest: SystemdGuest) -> None:
-        self.guest = guest
-        self.seconds: dict[int, float] = {}
-
-    def paste(self, number: int, block: str) -> str:
-        """What it prints; each line must end well. Raises GuestError."""
-        lines = ["set -e", f"cd {ROOT}", "exec 2>&1"]
-        for line in block.splitlines():
-            lines += [f"echo {shlex.quote('$ ' + line)}", line]
-        began = time.monotonic()
-        # No network: what pip would fetch lies in a directory. Its own settings are this machine's.
-        said = self.guest.run(
-            "\n".join(lines), timeout=1800, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(WHEELS), PIP_CONFIG_FILE="/dev/null"
-        ).out
-        self.seconds[number] = time.monotonic() - began
-        with (self.guest.shared / "pasted.log").open("a") as log:
-            log.write(f"{said}\n@ {self.seconds[number]:.1f} s\n\n")
-        return said
 
 
 @pytest.fixture(scope="module")
