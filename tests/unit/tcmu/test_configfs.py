@@ -204,6 +204,40 @@ def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
     assert configfs.sessions(device, tmp_path) == {}, "its sessions are others' too"
 
 
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ((), "var/target"),
+        (("etc/target",), "etc/target"),
+        (("etc/rtslib-fb-target",), "etc/rtslib-fb-target"),
+        (("etc/target", "etc/rtslib-fb-target"), "etc/rtslib-fb-target"),
+    ],
+)
+def test_lio_s_database_is_where_this_system_s_targetcli_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], chosen: str
+) -> None:
+    """Whatever the rtslib that runs here would take: what is elsewhere is not found again after a reboot."""
+    monkeypatch.setattr(configfs, "DATABASES", (tmp_path / "etc/rtslib-fb-target", tmp_path / "etc/target"))
+    (tmp_path / "dbroot").write_text(f"{tmp_path}/var/target\n")
+    for each in there:
+        (tmp_path / each).mkdir(parents=True)
+    assert configfs.settle_database(tmp_path) == f"{tmp_path}/{chosen}"
+    # Linux copies as many bytes as were written: without the newline the end of a longer name stays.
+    assert (tmp_path / "dbroot").read_text() == f"{tmp_path}/{chosen}\n"
+
+
+def test_lio_s_database_stays_where_it_is_while_there_are_backstores(tmp_path: Path, monkeypatch, refuse) -> None:
+    """Linux refuses to move it then: EINVAL."""
+    monkeypatch.setattr(configfs, "DATABASES", (tmp_path,))
+    (tmp_path / "dbroot").write_text("/var/target\n")
+    written = refuse("dbroot")
+    assert configfs.settle_database(tmp_path) == "/var/target"
+    assert len(written) == 1
+    (tmp_path / "dbroot").unlink()
+    with pytest.raises(FileNotFoundError):  # LIO is not loaded
+        configfs.settle_database(tmp_path)
+
+
 def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Where LIO says its database is; and where that cannot be, LUNs are served all the same."""
     (tmp_path / "dbroot").write_text(f"{tmp_path}/etc/target\n")
