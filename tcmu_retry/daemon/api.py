@@ -75,6 +75,7 @@ class DeviceStatus:
     hold_expires_in: float | None  # None: no hold, or one without an end
     draining: bool
     backend_error: str  # "" while the backend is open
+    ring_error: str  # why nothing is served, "" while its ring is in order
     policy_generation: int
 
 

@@ -37,6 +37,7 @@ GAUGES = {
     "tcmu_retry_held_by_person": "1 while a person holds the LUN",
     "tcmu_retry_draining": "1 while the LUN is drained",
     "tcmu_retry_backend_open": "1 while the storage is open",
+    "tcmu_retry_ring_broken": "1 while the ring is broken and all is answered BUSY",
 }
 SIDED = {
     "tcmu_retry_outage_age_seconds": "Since the first failure of the outage, 0 while online; by direction",
@@ -171,6 +172,7 @@ def _look(
         bool(status.hold_reason),
         status.draining,
         not status.backend_error,
+        bool(status.ring_error),
     )
     for family, value in zip(gauges.values(), values, strict=True):
         family.add_metric((status.name,), value)

@@ -26,6 +26,7 @@ from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
 from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.door import KernelDoor
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.keep import Keep
@@ -41,8 +42,9 @@ from tcmu_retry.daemon.watchers import Watchers
 from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
-from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.base import Door
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
+from tcmu_retry.tcmu.ring import RingError
 from tcmu_retry.tcmu.uio import UioDevice, find, scan
 
 log = logging.getLogger(__name__)
@@ -182,6 +184,10 @@ class Service:
         await offload(takeover.forget, uio, True)
         return 0
 
+    def _lost(self, device: Device) -> None:
+        """Its removal was not announced, or that was not heard."""
+        self._spawn(self.forget(device.lun.uio))
+
     async def forget(self, uio: str) -> None:
         """End to serve a LUN, if it is served."""
         device = self._devices.pop(uio, None)
@@ -224,15 +230,21 @@ class Service:
         )
 
     async def _adopt(self, uio: UioDevice) -> None:
-        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`."""
+        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`.
+
+        One that was found blocked, or whose ring was reset, stays so until its storage could be opened: I/O of that
+        daemon may be out, and would land in buffers that new commands have, and over what they write.
+        """
         if uio.uio in self._attaching:
             return
-        blocked = False
+        fenced = blocked = False
+        with contextlib.suppress(OSError):  # it is just going
+            fenced = await offload(configfs.is_blocked, uio)
         while True:
             try:
-                await self._attach(uio, fresh=False)
+                fenced = not await self._attach(uio, fresh=False) or fenced
                 break
-            except ConfigError as error:
+            except (ConfigError, RingError) as error:
                 log.error("LUN %s is not served: %s", uio.name, error)
                 return
             except OSError as error:
@@ -244,15 +256,26 @@ class Service:
                     await offload(configfs.block, uio, True)
                     blocked = True
                 await asyncio.sleep(LATE_SECONDS)
+        device = self._devices.get(uio.uio)
+        if fenced and device is not None:
+            if device.status().backend_error:
+                log.warning(
+                    "LUN %s: it answers BUSY until its storage can be opened, for then nobody uses it", uio.name
+                )
+            await device.storage_had()
+        if device is None or self._devices.get(uio.uio) is not device:
+            return
         try:
             await offload(configfs.block, uio, False)
         except OSError as error:
-            if blocked:
+            if blocked or fenced:
                 log.error("LUN %s answers BUSY to all: its action/block_dev cannot be set to 0: %s", uio.name, error)
 
-    async def _attach(self, uio: UioDevice, fresh: bool) -> None:
+    async def _attach(self, uio: UioDevice, fresh: bool) -> bool:
+        """Whether all that a former daemon had open is known. Raises as `serve` does."""
         if uio.uio in self._devices or uio.uio in self._attaching:
-            return
+            return True
+        proven = True
         self._attaching.add(uio.uio)
         try:
             config = self._source.device(uio.config)
@@ -274,13 +297,17 @@ class Service:
             self._places[uio.uio] = uio.configfs
             loop = asyncio.get_running_loop()
 
-            def refuse(count: int, reason: str) -> None:
-                loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
+            def unproven(count: int, reason: str) -> None:
+                nonlocal proven
+                proven = False
+                if count:
+                    loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
             replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
-            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, refuse), fresh, replay)
+            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
+        return proven
 
     def _not_taken_up(self, name: str, count: int, reason: str) -> None:
         self._watchers.notice(
@@ -291,7 +318,7 @@ class Service:
         self,
         lun: Lun,
         config: DeviceConfig,
-        open_channel: Callable[[], Channel],
+        door: Door,
         fresh: bool,
         replay: ReplayLog | None = None,
     ) -> None:
@@ -303,12 +330,13 @@ class Service:
             partial(self._open_storage, lun.name, config),
             self._watchers.notice,
             self._watchers.changed,
+            self._lost,
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
             replay,
         )
-        await device.attach(open_channel, fresh)
+        await device.attach(door, fresh)
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
         self._watchers.added(device)

@@ -65,6 +65,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
+        self.had = asyncio.Event()  # it was open, so no earlier process has I/O there
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
@@ -83,6 +84,7 @@ class Storage:
                 errno.ETIMEDOUT,
             ) from None
         self._identity = self.backend.identity
+        self.had.set()
 
     async def reopen(self, use: Callable[[Backend], None]) -> int:
         """Close it and open it anew: the errno, 0 where it is there. `use` is given what is to be used from then on.
@@ -106,8 +108,13 @@ class Storage:
             self._refused = False
             self._emit(events.STORAGE_ACCEPTED, {})
         self.error = ""
+        self.had.set()
         use(self.backend)
         return 0
+
+    async def lock(self) -> int:
+        """See that no earlier process has I/O here: the errno, 0 where none has."""
+        return 0 if self.had.is_set() else await self.reopen(lambda backend: None)
 
     def failed(self, failure: BackendError) -> None:
         """It could not be opened."""

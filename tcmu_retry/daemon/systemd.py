@@ -97,6 +97,8 @@ def summary(statuses: Sequence[DeviceStatus]) -> str:
 
 
 def _trouble(status: DeviceStatus) -> list[str]:
+    if status.ring_error:
+        return ["its ring is broken"]
     sides = (("read", status.read), ("write", status.write))
     what = [f"{name} {side.state}" for name, side in sides if side.state != "online"]
     if status.hold_reason:

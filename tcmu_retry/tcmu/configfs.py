@@ -170,6 +170,11 @@ def block(device: UioDevice, blocked: bool) -> None:
     (device.configfs / "action/block_dev").write_text("1" if blocked else "0")
 
 
+def is_blocked(device: UioDevice) -> bool:
+    """Whether the kernel answers BUSY to all. Raises OSError."""
+    return (device.configfs / "action/block_dev").read_text().strip() == "blocked"
+
+
 def change(device: UioDevice, attribute: str, value: str) -> None:
     """Set an attribute; the kernel asks the handler before it takes it over. Blocks until then. Raises OSError."""
     (device.configfs / "attrib" / attribute).write_text(value)

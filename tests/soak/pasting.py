@@ -6,6 +6,7 @@ import re
 import shlex
 import time
 
+from tests.shown import commands
 from tests.soak.parts import RESULTS
 from tests.vm.guest import ROOT
 from tests.vm.systemd import SystemdGuest
@@ -15,10 +16,8 @@ INSTALL, EXPORT, LOGIN, OUTAGE, REMOVE, USED, TARGETCLI, LATER, RETRY = range(9)
 
 
 def blocks() -> list[str]:
-    """The commands from "Your own LUN" to "Policy", a block each."""
-    text = (ROOT / "README.md").read_text()
-    part = text[text.index("\n## Your own LUN") : text.index("\n## Policy\n")]
-    return [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n)+)", part)]
+    """README's way to a LUN of one's own, a block each."""
+    return [each.text for each in commands("README.md", "Your own LUN in five minutes", "With targetcli")]
 
 
 def live() -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.shown import commands
 from tests.soak.conftest import Record
 from tests.soak.pasting import (
     EXPORT,
@@ -74,7 +75,7 @@ def test_a_new_user_has_a_lun_an_outage_and_a_picture_of_it_in_five_minutes(
     eventually(lambda: "vm1" in (guest.shared / "watch.log").read_text(), 60, "watch")
     said = reader.paste(OUTAGE, pasted[OUTAGE])
     assert re.search(r"vm1 .*(retrying|down)", said), said
-    assert re.search(r" write .* EIO ", said), said
+    assert re.search(r"\d +(read|write) .* EIO ", said), said
     assert "67108864 bytes" in said  # dd's, so without an error
     assert "<svg" in guest.run(f"cat {ROOT}/outage.svg").out
     guest.run(f"kill -INT {' '.join(map(str, shown))}")
@@ -103,6 +104,19 @@ def test_targetcli_s_way_is_as_the_page_says(guest: SystemdGuest) -> None:
     assert "/srv/new.img" in shown
     reader.paste(RETRY, pasted[RETRY])
     assert "vm1" not in guest.run("tcmu-retry device list", timeout=120).out
+
+
+def test_another_size_other_storage_and_a_new_daemon_are_as_the_page_says(guest: SystemdGuest) -> None:
+    """After the first test, which has installed it."""
+    guest.run(
+        "mkdir /new; truncate -s 20G /new/vm1.img; tcmu-retry export vm1 /srv/vm1.img --any-initiator", timeout=120
+    )
+    reader = Reader(guest)
+    for number, block in enumerate(commands("docs/operations.md", "A new version", "Other size, other storage")):
+        reader.paste(number, block.text)
+    shown = guest.run("tcmu-retry device show vm1", timeout=120).out
+    assert "/new/vm1.img" in shown
+    assert "20 GiB" in shown
     assert "Traceback" not in guest.run("journalctl -b -o cat -u tcmu-retryd").out
     with pytest.raises(GuestError):  # so that a line which fails is seen
         reader.paste(RETRY, "false\ntrue")

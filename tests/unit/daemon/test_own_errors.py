@@ -14,7 +14,7 @@ from tcmu_retry.daemon import storage
 from tcmu_retry.dbus import presence
 from tcmu_retry.dbus.tree import Tree
 from tcmu_retry.tcmu.ring import RingError
-from tcmu_retry.tcmu.simulated import SimulatedChannel
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tests.unit.daemon.rig import Rig, served, until
 
 INQUIRY = bytes((0x12, 0, 0, 0, 96, 0))
@@ -55,20 +55,22 @@ def test_a_reopen_that_fails_in_our_own_code_is_tried_again(error: Exception, ca
 
 def test_a_ring_that_is_not_for_us_is_given_back() -> None:
     """Otherwise the device would be busy for whoever tries next, ourselves included."""
-    rig = Rig()
     opened: list[SimulatedChannel] = []  # by the real one nobody counts references: an open file is open
 
-    def open_channel() -> SimulatedChannel:
-        opened.append(rig.kernel.open())
-        opened[0].memory[0] = 3
-        return opened[0]
+    class Door(SimulatedKernel):
+        def open(self) -> SimulatedChannel:
+            opened.append(super().open())
+            opened[0].memory[0] = 3
+            return opened[0]
+
+    rig = Rig(kernel=Door())
 
     async def story() -> None:
         with pytest.raises(RingError, match="version 3"):
-            await rig.device.attach(open_channel, fresh=True)
+            await rig.device.attach(rig.kernel, fresh=True)
 
     asyncio.run(story())
-    rig.kernel.open().close()
+    SimulatedKernel.open(rig.kernel).close()
 
 
 def test_io_warn_after_0_warns_never() -> None:
