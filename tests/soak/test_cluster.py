@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.shown import commands
 from tests.soak.conftest import Record
-from tests.vm.guest import ROOT, Guest, free_port
+from tests.vm.guest import Guest, free_port
 from tests.vm.lab import START, eventually
 from tests.vm.systemd import SystemdGuest
 from tests.vm.writing import Writer, uptime, writers
@@ -85,11 +86,10 @@ def lan(port: int, number: int) -> list[str]:
     ]
 
 
-def shown() -> list[str]:
-    """The commands of docs/scale-out.md that make the resources."""
-    text = (ROOT / "docs/scale-out.md").read_text()
-    block = next(block for block in re.findall(r"\n\n((?:    .*\n)+)", text) if "pcs resource create" in block)
-    return re.sub(r"\\\n\s*", "", block.replace("/dev/drbd0", STORE)).strip().split("\n")
+def shown() -> tuple[list[str], str]:
+    """What docs/scale-out.md shows: the commands that make the resources, and the one that does without Pacemaker."""
+    made, alone = commands("docs/scale-out.md", "One at a time, by Pacemaker")
+    return [line.replace("/dev/drbd0", STORE) for line in made.lines], alone.text.replace("/dev/drbd0", STORE)
 
 
 class Cluster:
@@ -184,8 +184,10 @@ def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(
     eventually(lambda: cluster.run(online).strip() == "2", START, "two nodes online")
     for node in cluster.nodes.values():
         eventually(lambda node=node: node.look("systemctl is-active tcmu-retryd") == "active", START, "tcmu-retryd")
+    pasted, alone = shown()
+    cluster.run(f"{alone.strip()} && tcmu-retry unexport vm1")
     cluster.run("pcs property set stonith-enabled=false")
-    for command in shown():
+    for command in pasted:
         cluster.run(command)
     first = eventually(cluster.place, START, "the LUN on a node")
     second = next(name for name in NODES if name != first)

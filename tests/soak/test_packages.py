@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from tests.shown import commands
 from tests.soak.conftest import Record
 from tests.soak.pasting import EXPORT, LOGIN, OUTAGE, REMOVE, USED, Reader, blocks
 from tests.vm.guest import ROOT
@@ -74,12 +75,6 @@ def offer(guest: SystemdGuest, packages: list[Path]) -> None:
 def apt(guest: SystemdGuest, command: str) -> str:
     """What it says."""
     return guest.run(f"apt-get {command} 2>&1", timeout=900, DEBIAN_FRONTEND="noninteractive").out
-
-
-def install_line() -> str:
-    """docs/packages.md's way to install them."""
-    [line] = re.findall(r"^    (apt install .*)$", (ROOT / "docs/packages.md").read_text(), re.MULTILINE)
-    return str(line)
 
 
 class Writer:
@@ -158,7 +153,8 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
     """apt's packages on a clean Debian 12: five-minute path, upgrade and restart under writes, 0 errors, no trace."""
     before = written(guest)
     reader = Reader(guest)
-    reader.paste(0, install_line().replace("apt install", "apt install -y"))
+    install, restart = commands("docs/packages.md", "Debian")
+    reader.paste(0, install.text.replace("apt install", "apt install -y"))
     installing = reader.seconds.pop(0)
     eventually(lambda: unit(guest, "ActiveState") == "active", 300, "the unit, started by its package")
     assert guest.run("head -c 18 /usr/bin/tcmu-retryd").out.startswith("#!/usr/bin/python3")
@@ -188,9 +184,8 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
         assert guest.run("tcmu-retry --version", timeout=120).out.strip() == NEW
         writer.goes_on()
 
-        began = time.monotonic()
-        guest.run("systemctl restart tcmu-retryd", timeout=400)
-        restarting = time.monotonic() - began
+        reader.paste(0, restart.text)
+        restarting = reader.seconds.pop(0)
         assert version(guest) == NEW
         writer.goes_on()
     finally:
