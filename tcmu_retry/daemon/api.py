@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -196,6 +196,22 @@ class DeviceApi(Protocol):
     def undrain(self) -> None: ...
 
 
+class Watcher:
+    """Who is told of LUNs and events; belongs to the main loop."""
+
+    def changed(self, device: DeviceApi) -> None:
+        """Its state or policy; at most 10 times a second a device."""
+
+    def added(self, device: DeviceApi) -> None:
+        """It is there."""
+
+    def removed(self, name: str) -> None:
+        """It is there no more."""
+
+    def notice(self, notice: Notice) -> None:
+        """An event."""
+
+
 class ServiceApi(Protocol):
     """All LUNs of this daemon."""
 
@@ -232,11 +248,5 @@ class ServiceApi(Protocol):
     async def change_medium(self, name: str, size: int, config: str) -> None:
         """Serve a LUN from other storage that has its data, and with another size. Raises ApiError."""
 
-    def watch(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        """Be told: a device's state or policy changed (at most 10 times a second a device), came, went; an event."""
+    def watch(self, watcher: Watcher) -> None:
+        """Tell it from now on."""

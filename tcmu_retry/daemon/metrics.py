@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from tcmu_retry.core import events
 from tcmu_retry.core.outage import State
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.daemon.offload import offload
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ COUNTERS = {
 }
 
 
-class Metrics(Collector):
+class Metrics(Collector, Watcher):
     """Watches the service from its making on; must be made in the main loop."""
 
     def __init__(self, service: ServiceApi) -> None:
@@ -71,7 +71,7 @@ class Metrics(Collector):
         )
         self._seen: set[tuple[str, str]] = set()  # labels that these two have
         self._textfile: asyncio.Task[None] | None = None
-        service.watch(lambda device: None, lambda device: None, self._removed, self._notice)
+        service.watch(self)
 
     def listen(self, where: str) -> None:
         """Serve HTTP at "ADDRESS:PORT". Raises ValueError and OSError."""
@@ -112,7 +112,7 @@ class Metrics(Collector):
 
     # ---- what is counted as it happens
 
-    def _notice(self, notice: Notice) -> None:
+    def notice(self, notice: Notice) -> None:
         repeated = notice.fields.get("repeated", 1)
         self._seen.add((notice.device, notice.code))
         self._events.labels(notice.device, notice.code).inc(repeated if isinstance(repeated, int) else 1)
@@ -122,7 +122,7 @@ class Metrics(Collector):
             self._seen.add((notice.device, direction))
             self._outages.labels(notice.device, direction).observe(seconds)
 
-    def _removed(self, name: str) -> None:
+    def removed(self, name: str) -> None:
         for metric in (self._events, self._outages):
             for labels in [labels for labels in self._seen if labels[0] == name]:
                 with contextlib.suppress(KeyError):  # it is the other one's

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 
-from tcmu_retry.daemon.api import DeviceApi, DeviceStatus, Notice, Sample
+from tcmu_retry.daemon.api import DeviceApi, DeviceStatus, Notice, Sample, Watcher
 from tcmu_retry.daemon.history import History
 
 BEFORE = 60  # samples
@@ -71,7 +71,7 @@ class Curve:
         return [*led, sample]
 
 
-class Recorder:
+class Recorder(Watcher):
     """Looks at all LUNs once a second, in the main loop, as long as there are any."""
 
     def __init__(self, history: History, clock: Callable[[], float] = time.time) -> None:

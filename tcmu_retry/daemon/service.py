@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
-from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample, Watcher
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.door import KernelDoor
@@ -79,7 +79,7 @@ class Service:
         self._ending = False
         self._watchers = Watchers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
+        self.watch(self._recorder)
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
@@ -497,14 +497,8 @@ class Service:
         except OSError as error:
             raise ApiError("Failed", self._refused.get(name) or f"LUN {name} was not changed: {error}") from error
 
-    def watch(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        self._watchers.add(changed, added, removed, notice)
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.add(watcher)
 
 
 def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> Disk:

@@ -5,49 +5,36 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 from tcmu_retry.daemon import journal
-from tcmu_retry.daemon.api import DeviceApi, Notice
+from tcmu_retry.daemon.api import DeviceApi, Notice, Watcher
 from tcmu_retry.daemon.storm import Storm
 
 log = logging.getLogger(__name__)
 
 
-class Watchers:
-    """Each method but `add` tells all of them; belongs to the main loop."""
+class Watchers(Watcher):
+    """Tells all of them."""
 
     def __init__(self) -> None:
-        self._changed: list[Callable[[DeviceApi], None]] = []
-        self._added: list[Callable[[DeviceApi], None]] = []
-        self._removed: list[Callable[[str], None]] = []
-        self._notice: list[Callable[[Notice], None]] = []
+        self._all: list[Watcher] = []
         self._storm = Storm()
 
-    def add(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
+    def add(self, watcher: Watcher) -> None:
         """As `daemon.api.ServiceApi.watch`."""
-        self._changed.append(changed)
-        self._added.append(added)
-        self._removed.append(removed)
-        self._notice.append(notice)
+        self._all.append(watcher)
 
     def changed(self, device: DeviceApi) -> None:
-        for tell in self._changed:
-            tell(device)
+        for each in self._all:
+            each.changed(device)
 
     def added(self, device: DeviceApi) -> None:
-        for tell in self._added:
-            tell(device)
+        for each in self._all:
+            each.added(device)
 
     def removed(self, name: str) -> None:
-        for tell in self._removed:
-            tell(name)
+        for each in self._all:
+            each.removed(name)
 
     def notice(self, notice: Notice) -> None:
         """It goes to the journal too."""
@@ -68,5 +55,5 @@ class Watchers:
 
     def _say(self, notice: Notice) -> None:
         journal.write(log, notice)
-        for tell in self._notice:
-            tell(notice)
+        for each in self._all:
+            each.notice(notice)

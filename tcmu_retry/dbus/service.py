@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.dbus._lib import Message
 from tcmu_retry.dbus.device import DeviceObject
 from tcmu_retry.dbus.interface import Method
@@ -19,7 +19,7 @@ async def serve(service: ServiceApi, *, address: str | None = None) -> Running:
     return running
 
 
-class Running:
+class Running(Watcher):
     """The service while it is offered."""
 
     def __init__(self, service: ServiceApi, address: str | None) -> None:
@@ -30,10 +30,10 @@ class Running:
 
     async def start(self) -> None:
         """Raises BusError; then nothing was left behind."""
-        self._service.watch(self._changed, self._added, self._removed, self._notice)
+        self._service.watch(self)
         self._tree.add(MANAGER_PATH, self._manager)
         for device in self._service.devices():
-            self._added(device)
+            self.added(device)
         await self._presence.join()
         self._presence.keep()
 
@@ -53,14 +53,14 @@ class Running:
 
     # ---- what the daemon tells
 
-    def _changed(self, device: DeviceApi) -> None:
+    def changed(self, device: DeviceApi) -> None:
         self._tree.changed(device_path(device.name))
 
-    def _added(self, device: DeviceApi) -> None:
+    def added(self, device: DeviceApi) -> None:
         self._tree.add(device_path(device.name), DeviceObject(device))
 
-    def _removed(self, name: str) -> None:
+    def removed(self, name: str) -> None:
         self._tree.remove(device_path(name))
 
-    def _notice(self, notice: Notice) -> None:
+    def notice(self, notice: Notice) -> None:
         self._tree.emit(MANAGER_PATH, self._manager.interface, "Event", event(notice))

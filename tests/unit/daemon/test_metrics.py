@@ -18,7 +18,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tcmu_retry.core import events
-from tcmu_retry.daemon.api import DeviceStatus, Notice
+from tcmu_retry.daemon.api import DeviceStatus, Notice, Watcher
 from tcmu_retry.daemon.metrics import Metrics
 from tests.statuses import DOWN, WELL
 from tests.vm.guest import free_port
@@ -56,8 +56,8 @@ class FakeService:
     def devices(self) -> list[FakeDevice]:
         return self.all
 
-    def watch(self, changed: object, added: object, removed: Callable[[str], None], notice: Any) -> None:
-        self.removed, self.notice = removed, notice
+    def watch(self, watcher: Watcher) -> None:
+        self.watcher = watcher
 
 
 def scrape(use: Callable[[FakeService, Metrics], None] = lambda service, metrics: None) -> dict[tuple[Any, ...], float]:
@@ -100,10 +100,10 @@ def test_events_and_outages_are_counted_and_go_with_their_lun() -> None:
     recovered = Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0, "repeated": 3})
 
     def happen(service: FakeService, metrics: Metrics) -> None:
-        service.notice(recovered)
-        service.notice(Notice(events.RECOVERED, "vm2", "", 0.0, {"direction": "read", "seconds": 1.0}))
-        service.notice(Notice(events.HELD, "vm2", "", 0.0, {"reason": "x"}))
-        service.removed("vm2")
+        service.watcher.notice(recovered)
+        service.watcher.notice(Notice(events.RECOVERED, "vm2", "", 0.0, {"direction": "read", "seconds": 1.0}))
+        service.watcher.notice(Notice(events.HELD, "vm2", "", 0.0, {"reason": "x"}))
+        service.watcher.removed("vm2")
 
     found = scrape(happen)
     assert found["tcmu_retry_events_total", ("code", "TR-004"), ("device", "vm1")] == 3
@@ -164,7 +164,7 @@ def test_a_main_loop_that_hangs_costs_the_scraper_its_answer_and_no_more(monkeyp
 
 def names() -> set[str]:
     def happen(service: FakeService, metrics: Metrics) -> None:
-        service.notice(Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0}))
+        service.watcher.notice(Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0}))
 
     return {key[0] for key in scrape(happen) if not key[0].endswith("_created")}
 
