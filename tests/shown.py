@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "packaging/debian/tcmu-retry.README.Debian"]
 COMMANDS = "sh"
-_FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```\n?", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^```(\w*)\n(.*?)^```\n?", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?<=\n\n)(?:    .*\n|\n(?=    ))+")
 
 
@@ -35,7 +35,7 @@ def blocks(page: Path) -> Iterator[Block]:
     """In the order in which they stand on the page."""
     text = page.read_text(encoding="utf-8")
     bare = _FENCED.sub(lambda each: "x" * (len(each[0]) - 1) + "\n", text)
-    found = [(each.start(), each[2], each[3]) for each in _FENCED.finditer(text)]
+    found = [(each.start(), each[1], each[2]) for each in _FENCED.finditer(text)]
     found += [(each.start(), COMMANDS, each[0]) for each in _INDENTED.finditer(bare)]
     for start, language, block in sorted(found):
         headings = re.findall(r"^#+ (.*)$", bare[:start], re.MULTILINE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -196,20 +196,18 @@ class DeviceApi(Protocol):
     def undrain(self) -> None: ...
 
 
+def _ignore(_: object) -> None:
+    """For who does not want to be told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Watcher:
-    """Who is told of LUNs and events; belongs to the main loop."""
+    """Whom the main loop tells of LUNs and events."""
 
-    def changed(self, device: DeviceApi) -> None:
-        """Its state or policy; at most 10 times a second a device."""
-
-    def added(self, device: DeviceApi) -> None:
-        """It is there."""
-
-    def removed(self, name: str) -> None:
-        """It is there no more."""
-
-    def notice(self, notice: Notice) -> None:
-        """An event."""
+    changed: Callable[[DeviceApi], None] = _ignore  # its state or policy, at most 10 times a second
+    added: Callable[[DeviceApi], None] = _ignore
+    removed: Callable[[str], None] = _ignore  # by name
+    notice: Callable[[Notice], None] = _ignore
 
 
 class ServiceApi(Protocol):
@@ -248,5 +246,4 @@ class ServiceApi(Protocol):
     async def change_medium(self, name: str, size: int, config: str) -> None:
         """Serve a LUN from other storage that has its data, and with another size. Raises ApiError."""
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tell it from now on."""
+    def watch(self, watcher: Watcher) -> None: ...

@@ -33,7 +33,7 @@ from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.hangs import Hangs
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.mending import Mending
-from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
@@ -45,7 +45,6 @@ from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED
 from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
-from tcmu_retry.tcmu.ring import RingError
 
 log = logging.getLogger(__name__)
 
@@ -134,8 +133,8 @@ class Device:
             self._storage.failed(error)
         backend = self._storage.backend
         try:
-            channel = await offload(door.open)
-        except (OSError, RingError):
+            channel = await offload_opening(door.open)
+        except BaseException:
             await offload(backend.close)
             raise
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather

@@ -51,7 +51,7 @@ COUNTERS = {
 }
 
 
-class Metrics(Collector, Watcher):
+class Metrics(Collector):
     """Watches the service from its making on; must be made in the main loop."""
 
     def __init__(self, service: ServiceApi) -> None:
@@ -71,7 +71,7 @@ class Metrics(Collector, Watcher):
         )
         self._seen: set[tuple[str, str]] = set()  # labels that these two have
         self._textfile: asyncio.Task[None] | None = None
-        service.watch(self)
+        service.watch(Watcher(removed=self._removed, notice=self._notice))
 
     def listen(self, where: str) -> None:
         """Serve HTTP at "ADDRESS:PORT". Raises ValueError and OSError."""
@@ -112,7 +112,7 @@ class Metrics(Collector, Watcher):
 
     # ---- what is counted as it happens
 
-    def notice(self, notice: Notice) -> None:
+    def _notice(self, notice: Notice) -> None:
         repeated = notice.fields.get("repeated", 1)
         self._seen.add((notice.device, notice.code))
         self._events.labels(notice.device, notice.code).inc(repeated if isinstance(repeated, int) else 1)
@@ -122,7 +122,7 @@ class Metrics(Collector, Watcher):
             self._seen.add((notice.device, direction))
             self._outages.labels(notice.device, direction).observe(seconds)
 
-    def removed(self, name: str) -> None:
+    def _removed(self, name: str) -> None:
         for metric in (self._events, self._outages):
             for labels in [labels for labels in self._seen if labels[0] == name]:
                 with contextlib.suppress(KeyError):  # it is the other one's

@@ -13,28 +13,27 @@ from tcmu_retry.daemon.storm import Storm
 log = logging.getLogger(__name__)
 
 
-class Watchers(Watcher):
-    """Tells all of them."""
+class Watchers:
+    """Each method but `add` tells all of them; belongs to the main loop."""
 
     def __init__(self) -> None:
         self._all: list[Watcher] = []
         self._storm = Storm()
 
     def add(self, watcher: Watcher) -> None:
-        """As `daemon.api.ServiceApi.watch`."""
         self._all.append(watcher)
 
     def changed(self, device: DeviceApi) -> None:
-        for each in self._all:
-            each.changed(device)
+        for watcher in self._all:
+            watcher.changed(device)
 
     def added(self, device: DeviceApi) -> None:
-        for each in self._all:
-            each.added(device)
+        for watcher in self._all:
+            watcher.added(device)
 
     def removed(self, name: str) -> None:
-        for each in self._all:
-            each.removed(name)
+        for watcher in self._all:
+            watcher.removed(name)
 
     def notice(self, notice: Notice) -> None:
         """It goes to the journal too."""
@@ -55,5 +54,5 @@ class Watchers(Watcher):
 
     def _say(self, notice: Notice) -> None:
         journal.write(log, notice)
-        for each in self._all:
-            each.notice(notice)
+        for watcher in self._all:
+            watcher.notice(notice)

@@ -19,7 +19,7 @@ async def serve(service: ServiceApi, *, address: str | None = None) -> Running:
     return running
 
 
-class Running(Watcher):
+class Running:
     """The service while it is offered."""
 
     def __init__(self, service: ServiceApi, address: str | None) -> None:
@@ -30,10 +30,10 @@ class Running(Watcher):
 
     async def start(self) -> None:
         """Raises BusError; then nothing was left behind."""
-        self._service.watch(self)
+        self._service.watch(Watcher(self._changed, self._added, self._removed, self._notice))
         self._tree.add(MANAGER_PATH, self._manager)
         for device in self._service.devices():
-            self.added(device)
+            self._added(device)
         await self._presence.join()
         self._presence.keep()
 
@@ -53,14 +53,14 @@ class Running(Watcher):
 
     # ---- what the daemon tells
 
-    def changed(self, device: DeviceApi) -> None:
+    def _changed(self, device: DeviceApi) -> None:
         self._tree.changed(device_path(device.name))
 
-    def added(self, device: DeviceApi) -> None:
+    def _added(self, device: DeviceApi) -> None:
         self._tree.add(device_path(device.name), DeviceObject(device))
 
-    def removed(self, name: str) -> None:
+    def _removed(self, name: str) -> None:
         self._tree.remove(device_path(name))
 
-    def notice(self, notice: Notice) -> None:
+    def _notice(self, notice: Notice) -> None:
         self._tree.emit(MANAGER_PATH, self._manager.interface, "Event", event(notice))

@@ -150,7 +150,8 @@ def sessions(device_path: Path, root: Path = TARGET) -> dict[Path, Window]:
 
 def end_session(acl: Path, window: Window) -> None:
     """Its initiator logs in again. The kernel ends an ACL's sessions when its depth becomes another. Raises OSError."""
-    (acl / "cmdsn_depth").write_text(str(window.depth - 1 if window.depth == WIDEST else window.depth + 1))
+    for depth in (window.depth - 1 if window.depth == WIDEST else window.depth + 1, window.depth):
+        (acl / "cmdsn_depth").write_text(str(depth))
 
 
 def _window(acl: Path) -> Window:

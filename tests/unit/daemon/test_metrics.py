@@ -57,7 +57,7 @@ class FakeService:
         return self.all
 
     def watch(self, watcher: Watcher) -> None:
-        self.watcher = watcher
+        self.removed, self.notice = watcher.removed, watcher.notice
 
 
 def scrape(use: Callable[[FakeService, Metrics], None] = lambda service, metrics: None) -> dict[tuple[Any, ...], float]:
@@ -100,10 +100,10 @@ def test_events_and_outages_are_counted_and_go_with_their_lun() -> None:
     recovered = Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0, "repeated": 3})
 
     def happen(service: FakeService, metrics: Metrics) -> None:
-        service.watcher.notice(recovered)
-        service.watcher.notice(Notice(events.RECOVERED, "vm2", "", 0.0, {"direction": "read", "seconds": 1.0}))
-        service.watcher.notice(Notice(events.HELD, "vm2", "", 0.0, {"reason": "x"}))
-        service.watcher.removed("vm2")
+        service.notice(recovered)
+        service.notice(Notice(events.RECOVERED, "vm2", "", 0.0, {"direction": "read", "seconds": 1.0}))
+        service.notice(Notice(events.HELD, "vm2", "", 0.0, {"reason": "x"}))
+        service.removed("vm2")
 
     found = scrape(happen)
     assert found["tcmu_retry_events_total", ("code", "TR-004"), ("device", "vm1")] == 3
@@ -164,7 +164,7 @@ def test_a_main_loop_that_hangs_costs_the_scraper_its_answer_and_no_more(monkeyp
 
 def names() -> set[str]:
     def happen(service: FakeService, metrics: Metrics) -> None:
-        service.watcher.notice(Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0}))
+        service.notice(Notice(events.RECOVERED, "vm1", "", 0.0, {"direction": "write", "seconds": 40.0}))
 
     return {key[0] for key in scrape(happen) if not key[0].endswith("_created")}
 

@@ -175,7 +175,7 @@ CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN
 """
 
 
-def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
+def test_windows_and_what_is_left_of_them(device, tree, tmp_path, monkeypatch):
     """Of whom an ACL allows, what LIO says; of one that is not logged in, and of any other, only the depth."""
     iqn = "iqn.2003-01.org.example:a"
     tree(iqn, 1, 0)
@@ -196,10 +196,15 @@ def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
     }
     found = configfs.sessions(device, tmp_path)
     assert {acl.name for acl in found} == set(told)
-    for initiator, depth in (("iqn.full", 511), ("iqn.full", 512)):
-        acl = group / "acls" / initiator
-        configfs.end_session(acl, configfs.sessions(device, tmp_path)[acl])
-        assert (acl / "cmdsn_depth").read_text() == str(depth), "another one than before: only that ends a session"
+    for depth in (512, 320):
+        acl = group / "acls/iqn.full"
+        (acl / "cmdsn_depth").write_text(f"{depth}\n")
+        written: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", lambda path, text, to=written: to.append(text))
+            configfs.end_session(acl, configfs.sessions(device, tmp_path)[acl])
+        # Another one than before: only that ends a session. And what somebody set stays.
+        assert written == [str(depth - 1 if depth == 512 else depth + 1), str(depth)]
     tree(iqn, 1, 1, to=device.parent / "other")
     assert configfs.sessions(device, tmp_path) == {}, "its sessions are others' too"
 
