@@ -59,11 +59,15 @@ def codes(lun: Lun) -> list[str]:
     return [event["code"] for event in lun.lab.json("history", lun.name)["events"]]
 
 
+def damage(lun: Lun) -> None:
+    """The daemon finds out at the next command."""
+    lun.lab.guest.run([sys.executable, "-c", DAMAGE, str(lun.lab.daemon), lun.status()["uio"]])
+
+
 def test_torn_ring(lab: Lab, lun: Lun, record: Record) -> None:
     """The ring's head is overwritten while a write is held: BUSY, a ring in order again, the write ends well."""
     held_write(lun, "torn")
-    uio = lun.status()["uio"]
-    lab.guest.run([sys.executable, "-c", DAMAGE, str(lab.daemon), uio])
+    damage(lun)
     lun.write(8, "after", "after")  # the bell
     eventually(lambda: "TR-043" in codes(lun), 30, "TR-043")
     told = codes(lun)
@@ -73,6 +77,26 @@ def test_torn_ring(lab: Lab, lun: Lun, record: Record) -> None:
     assert lab.wait_end("after", 60) == 0
     assert lab.guest.run(f"cat {CORE}/user_*/{lun.name}/action/block_dev").out.strip() in ("0", "unblocked", "")
     record(mended_after=f"{mended} s", errors=0)
+
+
+def test_busy_torn_ring(lab: Lab, lun: Lun, record: Record) -> None:
+    """The same while I/O over its buffers hangs in the kernel: nothing is emptied before that I/O has returned."""
+    lun.storage.hang()
+    lun.write(0, "out", "out")
+    eventually(lambda: lun.status()["in_flight"], 20, "I/O that is out")
+    damage(lun)
+    lun.write(8, "bell", "bell")
+    eventually(lambda: "busy" in lun.status()["ring_error"], 30, "what is in the way")
+    assert "ring broken" in lab.cli("device", "list")
+    assert lab.call("doctor", lun.name).code == 1
+    time.sleep(5)
+    assert "TR-043" not in codes(lun)
+    assert lab.ended("out") is None
+    lun.storage.go_on()
+    eventually(lambda: "TR-043" in codes(lun), 30, "TR-043")
+    assert [lab.wait_end(log, 60) for log in ("out", "bell")] == [0, 0]
+    assert lun.storage.read(0, 1) == (b"out\n" * 128)[:512]
+    record(errors=0)
 
 
 def test_memory_limit(lab: Lab, lun: Lun, record: Record) -> None:
