@@ -22,6 +22,7 @@ class Systemd:
         self.job = job
         self.restart = restart
         self.asked: list[str] = []
+        self.restarting: list[threading.Thread] = []
 
     def answer(self, message: Message) -> Message | bool:
         if message.message_type is not MessageType.METHOD_CALL:
@@ -37,7 +38,8 @@ class Systemd:
             case "Get", path, [_, "JobType"] if path == JOB:
                 return Message.new_method_return(message, "v", [Variant("s", self.job)])
             case "RestartUnit", _, ["tcmu-retryd.service", "replace"]:
-                threading.Thread(target=self.restart).start()
+                self.restarting.append(threading.Thread(target=self.restart))
+                self.restarting[-1].start()
                 return Message.new_method_return(message, "o", [JOB])
         return False
 
@@ -64,5 +66,7 @@ def systemd(address: str, job: str = "", restart: Callable[[], object] = lambda:
     try:
         yield manager
     finally:
+        for each in manager.restarting:
+            each.join()
         stop[0]()
         thread.join()
