@@ -35,7 +35,7 @@ from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.hangs import Hangs
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.mending import Mending
-from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
@@ -48,7 +48,6 @@ from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED
 from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
 from tcmu_retry.tcmu.journal import Journal
-from tcmu_retry.tcmu.ring import RingError
 
 log = logging.getLogger(__name__)
 
@@ -139,8 +138,8 @@ class Device:
             self._storage.failed(error)
         backend = self._storage.backend
         try:
-            channel = await offload(door.open)
-        except (OSError, RingError):
+            channel = await offload_opening(door.open)
+        except BaseException:
             await offload(backend.close)
             raise
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
@@ -327,7 +326,8 @@ class Device:
     async def move(self, to: Place) -> None:
         """Serve from other storage, which has the LUN's data; what is held goes on there. Raises BackendError."""
         old, settings = self._storage.backend, self.config
-        if replace(to.config, path=settings.path, buffered=settings.buffered, filters=settings.filters) != settings:
+        where = {name: getattr(settings, name) for name in ("path", "buffered", "filters", "roots")}
+        if replace(to.config, **where) != settings:
             raise BackendError(
                 f"{to.name} is not only other storage but other settings than LUN {self.name} is served with;"
                 " change those with `tcmu-retry policy set`, or make the LUN anew",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tcmu_retry.daemon import takeover
 from tcmu_retry.tcmu import configfs
-from tcmu_retry.tcmu.uio import UioChannel, UioDevice, find
+from tcmu_retry.tcmu.uio import SYS, UioChannel, UioDevice, find
 
 
 class KernelDoor:
@@ -29,4 +29,5 @@ class KernelDoor:
         configfs.block(self._uio, blocked)
 
     def exists(self) -> bool:
-        return find(self._uio.uio) == self._uio
+        """What cannot be read, for want of a file descriptor for example, is there."""
+        return (SYS / self._uio.uio).exists() and find(self._uio.uio) in (None, self._uio)

@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.ring import RingError
 
@@ -62,7 +62,7 @@ class Mending:
                 await asyncio.sleep(self._wait)
                 if error := await self._lock():
                     raise OSError(error, "the storage's lock is not had, an earlier process may have I/O there")
-                self._serve(await self._open())
+                self._serve(await offload_opening(self._door.open_anew))
             except Exception as error:
                 if not isinstance(error, OSError | RingError):  # whoever gave up here would leave a dead LUN
                     log.exception("mending a ring failed in a way that was not expected; it is tried again")
@@ -88,17 +88,3 @@ class Mending:
 
     def _longer(self) -> float:
         return min(max(2 * self._wait, AGAIN_SECONDS), AGAIN_SECONDS_AT_MOST)
-
-    async def _open(self) -> Channel:
-        """Who ends the wait must not leave the device open: nobody else could have it."""
-        opening = asyncio.ensure_future(offload(self._door.open_anew))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_again)
-            raise
-
-
-def _close_again(opening: asyncio.Future[Channel]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result().close()

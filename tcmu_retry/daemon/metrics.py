@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from tcmu_retry.core import events
 from tcmu_retry.core.outage import State
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.daemon.offload import offload
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Metrics(Collector):
         )
         self._seen: set[tuple[str, str]] = set()  # labels that these two have
         self._textfile: asyncio.Task[None] | None = None
-        service.watch(lambda device: None, lambda device: None, self._removed, self._notice)
+        service.watch(Watcher(removed=self._removed, notice=self._notice))
 
     def listen(self, where: str) -> None:
         """Serve HTTP at "ADDRESS:PORT". Raises ValueError and OSError."""

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
-from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample, Watcher
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.door import KernelDoor
@@ -53,6 +53,8 @@ GIVE_WAY_SECONDS = 0.2
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
 WANTED_SECONDS = 60.0  # between CheckConfig and the LUN that it was asked for
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # something of the host's, for the moment
+CATCH_UP_SECONDS = 0.1  # between looks at whether all that was heard is answered
 LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
 
 
@@ -77,13 +79,16 @@ class Service:
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._ending = False
+        self._answering = 0  # announcements
+        self._catching_up = False
         self._watchers = Watchers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
+        recorder = self._recorder
+        self.watch(Watcher(added=recorder.added, removed=recorder.removed, notice=recorder.notice))
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
-        self._netlink.start(self._announced, self._look_for_devices)
+        self._netlink.start(self._announced, self._announcements_lost)
         await offload(end_waits)
         self._uevents.start()
         self._netlink.set_features(reply=True)
@@ -95,6 +100,21 @@ class Service:
         for device in scan(SUBTYPE):
             if self._is_new(device):
                 self._spawn(self._adopt(device))
+
+    def _announcements_lost(self) -> None:
+        if not self._catching_up and not self._ending:
+            self._catching_up = True
+            self._spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Whoever waits for the answer to one that was lost would wait for ever; those that were heard come first."""
+        for _ in range(round(ENABLE_SECONDS / CATCH_UP_SECONDS)):
+            await asyncio.sleep(CATCH_UP_SECONDS)
+            if not self._answering:
+                break
+        self._catching_up = False
+        await offload(end_waits)
+        self._look_for_devices()
 
     def _is_new(self, uio: UioDevice) -> bool:
         return uio.uio not in self._devices and self._going.get(uio.uio) != uio
@@ -158,11 +178,13 @@ class Service:
 
     async def _answered(self, event: Event, handling: Awaitable[int]) -> None:
         status = -errno.EIO
+        self._answering += 1
         try:
             status = await handling
         except Exception:
             log.exception("%s of %s failed in our own code", type(event).__name__, event.device.name)
         finally:
+            self._answering -= 1
             self._netlink.reply(event, status)
 
     async def _added(self, uio: UioDevice) -> int:
@@ -252,7 +274,7 @@ class Service:
                 log.error("LUN %s is not served: %s", uio.name, error)
                 return
             except OSError as error:
-                if error.errno != errno.EBUSY:
+                if error.errno not in (errno.EBUSY, *SHORT):
                     log.error("LUN %s is not served: %s", uio.name, error)
                     return
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
@@ -501,14 +523,8 @@ class Service:
         except OSError as error:
             raise ApiError("Failed", self._refused.get(name) or f"LUN {name} was not changed: {error}") from error
 
-    def watch(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        self._watchers.add(changed, added, removed, notice)
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.add(watcher)
 
 
 def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> Disk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.backends import linux
+from tcmu_retry.daemon import door
 from tcmu_retry.daemon import service as module
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
@@ -80,6 +82,8 @@ class World:
         monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
         monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
         monkeypatch.setattr(module, "find", self.shown.get)
+        monkeypatch.setattr(door, "find", self.shown.get)
+        monkeypatch.setattr(door, "SYS", root / "uio")
         monkeypatch.setattr(module.takeover, "open_channel", self.open_channel)
         real = Path.write_text
 
@@ -113,6 +117,7 @@ class World:
         (device.configfs / "action/block_dev").write_text("unblocked\n")
         (device.configfs / "wwn/vpd_unit_serial").write_text("T10 VPD Unit Serial Number: 1234\n")
         self.shown[number] = device
+        (self.root / "uio" / number).mkdir(parents=True, exist_ok=True)
         self.kernels[number] = SimulatedKernel()
         self.touched.clear()
         return device
@@ -191,6 +196,74 @@ def test_a_lun_whose_announcement_was_lost_is_found(world: World) -> None:
             world.netlink.lost()
             await until(lambda: world.served() == ["vm1"], "the LUN served")
             assert threading.main_thread().name not in dict(world.touched)
+
+    asyncio.run(story())
+
+
+def test_who_waits_for_an_announcement_that_was_lost_is_told_no_after_those_that_were_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vm1 is being made, and answered first; whoever else waits would wait for ever."""
+    let_go = threading.Event()
+    opening = threading.Event()
+
+    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
+        opening.set()
+        let_go.wait(10)
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+
+    async def story() -> None:
+        async with running(world):
+            device = world.make("vm1")
+            world.netlink.announce(Added(device, 1))
+            await until(opening.is_set, "the device being opened")
+            world.netlink.lost()
+            world.netlink.lost()
+            await asyncio.sleep(0.01)
+            assert "reset_netlink" not in [path.name for _, path in world.touched]
+            let_go.set()
+            await until(lambda: (1, 0) in world.netlink.answers, "an answer")
+            await until(lambda: "reset_netlink" in [path.name for _, path in world.touched], "the others told")
+            assert world.served() == ["vm1"]
+
+    asyncio.run(story())
+    assert [path.name for _, path in world.touched].count("reset_netlink") == 1
+
+
+def test_a_lun_that_was_there_is_taken_up_when_the_host_is_short_of_something(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EMFILE at the first try; nobody announces it a second time."""
+    short = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
+        if short:
+            raise short.pop()
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+
+    async def story() -> None:
+        world.make("vm1")
+        async with running(world):
+            await until(lambda: world.served() == ["vm1"], "the LUN served")
+
+    asyncio.run(story())
+
+
+def test_a_lun_that_went_without_a_word_is_forgotten(world: World) -> None:
+    """Its removal was announced and not heard: the device hangs up, and nobody shows a LUN that there is not."""
+
+    async def story() -> None:
+        async with running(world):
+            device = world.make("vm1")
+            assert await world.answer(Added(device, 1)) == 0
+            (world.root / "uio" / device.uio).rmdir()
+            del world.shown[device.uio]
+            world.kernels[device.uio].remove()
+            await until(lambda: world.served() == [], "the LUN forgotten")
 
     asyncio.run(story())
 

@@ -73,6 +73,61 @@ def test_a_ring_that_is_not_for_us_is_given_back() -> None:
     SimulatedKernel.open(rig.kernel).close()
 
 
+def test_a_lun_that_is_given_up_while_its_ring_is_opened_leaves_nothing_open() -> None:
+    """The kernel hangs    its announcement has waited long enough, it is refused    what is open then is closed."""
+    opening, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(SimulatedKernel):
+        def open(self) -> SimulatedChannel:
+            opening.set()
+            go_on.wait(10)
+            return super().open()
+
+    rig = Rig(kernel=Slow())
+    rig.storage.close = closed.set  # type: ignore[method-assign]
+
+    def free() -> bool:
+        try:
+            SimulatedKernel.open(rig.kernel).close()
+        except OSError:
+            return False
+        return True
+
+    async def story() -> None:
+        attaching = asyncio.create_task(rig.device.attach(rig.kernel, fresh=True))
+        await until(opening.is_set, "the ring being opened")
+        attaching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attaching
+        assert closed.is_set()
+        go_on.set()
+        await until(lambda: "open" not in threads() and free(), "a device that can be opened")
+
+    def threads() -> str:
+        return " ".join(thread.name for thread in threading.enumerate() if thread.name.startswith("offload-"))
+
+    asyncio.run(asyncio.wait_for(story(), 4))
+
+
+def test_storage_that_lets_itself_be_opened_too_late_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs    the LUN comes up down without it    it opens: closed, or its lock would keep out the next try."""
+    monkeypatch.setattr(storage, "OPEN_SECONDS", 0.001)
+    rig = Rig()
+    go_on = rig.storage.hang["open"] = threading.Event()
+    closed = threading.Event()
+
+    async def story() -> None:
+        rig.storage.close = closed.set  # type: ignore[method-assign]
+        await rig.device.attach(rig.kernel, fresh=False)
+        assert "did not let itself be opened" in rig.device.status().backend_error
+        go_on.set()
+        await until(closed.is_set, "storage that is closed")
+        await rig.device.withdraw()
+        await rig.device.detach()
+
+    asyncio.run(asyncio.wait_for(story(), 4))
+
+
 def test_io_warn_after_0_warns_never() -> None:
     """As every time of 0; otherwise each I/O would hang from its first moment."""
 
