@@ -5,18 +5,26 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import struct
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from tcmu_retry.backends.base import BackendError
+from tcmu_retry.backends.file import open_backend
 from tcmu_retry.core import events
 from tcmu_retry.daemon import mending
-from tcmu_retry.daemon.api import ApiError
+from tcmu_retry.daemon.api import ApiError, Notice
+from tcmu_retry.daemon.config import DeviceConfig
+from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.lun import Lun
+from tcmu_retry.daemon.records import Memory
+from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
-from tests.unit.daemon.rig import BLOCK, Rig, served, until
+from tests.unit.daemon.rig import BLOCK, BLOCKS, NoRecords, Rig, served, until
 
 
 @pytest.fixture(autouse=True, params=["reference", "native"])
@@ -234,5 +242,46 @@ def test_io_of_an_earlier_process_keeps_a_broken_ring_as_it_is() -> None:
         assert await rig.answer(rig.write(0, b"x" * BLOCK)) == "GOOD"
         await rig.device.withdraw()
         await rig.device.detach()
+
+    asyncio.run(whole())
+
+
+def test_over_a_file_whose_io_runs_in_the_loop(tmp_path: Path) -> None:
+    """The native pump's own way, no worker in it: GOOD    broken and mended, again and again    GOOD, on the disk."""
+    path = tmp_path / "storage"
+    path.write_bytes(bytes(BLOCKS * BLOCK))
+
+    async def whole() -> None:
+        kernel = SimulatedKernel()
+        notices: list[Notice] = []
+        lost: list[Device] = []
+        device = Device(
+            Lun("vm1", lambda: "vm1", str(path), BLOCKS * BLOCK, BLOCK, "uio0", dict, dict),
+            DeviceConfig(str(path)),
+            lambda discards, _: Disk(DiskIdentity("vm1", "vm1"), BLOCK, BLOCKS * BLOCK, can_discard=discards),
+            lambda: open_backend(str(path)),
+            notices.append,
+            lambda device: None,
+            lost.append,
+            Memory(NoRecords(tmp_path), "vm1", str(path)),
+            {},
+            lambda changes: None,
+        )
+        await device.attach(kernel, fresh=True)
+        for number in range(5):
+            data = bytes([number + 1]) * BLOCK * 8
+            command = kernel.submit(struct.pack(">BxIxHx", 0x2A, number * 8, 8), data)
+            await until(lambda asked=command: asked.status is not None, "an answer")  # type: ignore[misc]
+            assert command.status == 0
+            assert path.read_bytes()[number * 8 * BLOCK :].startswith(data)
+            kernel.damage()
+            await until(
+                lambda times=number + 1: [each.code for each in notices].count(events.RING_MENDED) == times,  # type: ignore[misc]
+                "a ring in order",
+            )
+        await device.withdraw()
+        await device.detach()
+        assert not lost
+        assert not kernel.open_ids
 
     asyncio.run(whole())
