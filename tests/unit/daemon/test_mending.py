@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tcmu_retry.backends.base import BackendError
 from tcmu_retry.backends.file import open_backend
@@ -23,7 +25,7 @@ from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
-from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedCommand, SimulatedKernel
 from tests.unit.daemon.rig import BLOCK, BLOCKS, NoRecords, Rig, served, until
 
 
@@ -283,5 +285,66 @@ def test_over_a_file_whose_io_runs_in_the_loop(tmp_path: Path) -> None:
         await device.detach()
         assert not lost
         assert not kernel.open_ids
+
+    asyncio.run(whole())
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["write", "write", "read", "fail", "heal", "damage", "abort", "hold", "resume", "kick", "turn"]
+        ),
+        st.integers(0, 7),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_whatever_comes_with_it_everything_is_answered_once(steps: list[tuple[str, int]]) -> None:
+    """Twice would break the simulated ring; and what was answered BUSY for it is never written afterwards."""
+
+    async def whole() -> None:
+        sent: list[SimulatedCommand] = []
+        async with served() as rig:
+            for what, number in steps:
+                match what:
+                    case "write":
+                        sent.append(rig.write(number, b"data"))
+                    case "read":
+                        sent.append(rig.read(number))
+                    case "fail":
+                        rig.storage.fail(errno.ENOLINK if number % 2 else errno.EIO)
+                    case "heal":
+                        rig.storage.errors.clear()
+                    case "damage" if not rig.device.status().ring_error:
+                        rig.kernel.damage()
+                    case "abort" if not rig.device.status().ring_error:
+                        rig.kernel.abort(sent[-number - 1 :: 2])
+                    case "hold":
+                        rig.device.hold("a test")
+                    case "resume":
+                        rig.device.resume()
+                    case "kick":
+                        rig.device.kick()
+                    case "turn":
+                        await asyncio.sleep(0.001 * number)
+            rig.storage.errors.clear()
+            rig.device.resume()
+            await until(lambda: not rig.device.status().ring_error, "a ring in order")
+
+            def answered() -> bool:
+                rig.device.kick()
+                return all(command.status is not None for command in sent)
+
+            await until(answered, "all answers")
+            for command in sent:
+                assert command.status in (0, 8, 0x40)
+            for _ in range(1000):
+                if (answer := await rig.answer(rig.write(9, b"after"))) != "BUSY":
+                    break
+                await asyncio.sleep(0.001)  # it may be found out only now
+            assert answer == "GOOD"
 
     asyncio.run(whole())
