@@ -34,6 +34,7 @@ from tcmu_retry.daemon.hangs import Hangs
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.offload import offload
 from tcmu_retry.daemon.records import Memory
+from tcmu_retry.daemon.sharing import Sharing
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.daemon.windows import LOOK_SECONDS
@@ -83,6 +84,8 @@ class Device:
         self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
         self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
         self._engine = Engine(self.policy, config.budgets, random.random)
+        self._engine.set_initiator(config.initiator)
+        self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._withdrawn = False
@@ -166,6 +169,7 @@ class Device:
         for handle in (self._expiry, self._reopening):
             if handle is not None:
                 handle.cancel()
+        self._sharing.stop()
         self._hangs.stop()
         self._commands.stop()
         await self._storage.close()
@@ -177,6 +181,13 @@ class Device:
 
     def login_waits(self, portal: str) -> None:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
+        if self._engine.late_count:
+            log.warning(
+                "LUN %s: an initiator's connection ended while the answer to its task management was put off; from now"
+                " on it is given at once. If its time-outs are not Linux's usual ones, say so with initiator=",
+                self.name,
+            )
+            self._engine.set_initiator(self.config.initiator.at_once("an initiator did not wait for them"))
         self._commands.release(portal)
 
     def _begin_reopen(self) -> None:
@@ -201,7 +212,8 @@ class Device:
         async with self._drained():
             if size < self.lun.size:
                 await self._storage.forget_unflushed()  # what is written again must not lie beyond
-            beyond = [each for each in self._engine.held() if any(one.end > size for one in each.request.extents)]
+            waiting = [each for each in self._engine.held() if not each.late]
+            beyond = [each for each in waiting if any(one.end > size for one in each.request.extents)]
             if beyond:
                 raise BackendError(
                     f"{len(beyond)} held commands of {self.name} lie beyond {size} bytes; end them first, for example"
@@ -260,6 +272,7 @@ class Device:
 
     def _acted(self) -> None:
         self._disk.health = view.health(self.config.health, self._engine)
+        self._sharing.see(self._engine.late_count)
         self._changed()
 
     def _emit(self, code: str, direction: Direction | None, fields: Mapping[str, object]) -> None:
@@ -341,10 +354,12 @@ class Device:
 
     def _chain(self) -> list[Link]:
         """All of it but the storage. Blocking."""
-        profile = self.config.initiator
+        profile = self._engine.initiator
+        if sharers := self.lun.sharers():
+            profile = profile.at_once(sharers)
         windows: dict[str, tuple[int, int | None]] = {}
         for name, window in self.lun.windows().items():
-            opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
+            opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight  # by all
             windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
             *policy_links(self.policy, profile),
@@ -374,6 +389,7 @@ class Device:
         def use() -> None:
             self.config = replace(self.config, policy=config.policy, **live)
             self._engine.set_budgets(config.budgets)
+            self._engine.set_initiator(config.initiator)
             use_policy()
 
         return lines, use
