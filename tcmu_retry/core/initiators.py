@@ -45,7 +45,7 @@ PROFILES = {
             "linux",
             480,
             180,
-            "sd gives up after six tries of 60 s or 90 s each, and waits for an abort's and four resets' answers between them",
+            "sd gives up after six tries of 60 s or 90 s each, and waits for the answers to aborts between them",
             # A try is sd's 30 s and iscsi_eh_cmd_timed_out's, at most 2 s before the target's clock. The waits are
             # open-iscsi's abort_timeout of 15 s and lu_reset_timeout of 30 s (usr/iscsi_settings.h) less a margin.
             # 6 tries of 60 s, an abort and 4 resets between them: 482.5 s.

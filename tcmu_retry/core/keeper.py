@@ -432,12 +432,7 @@ class Keeper:
         if outage.state not in (State.DOWN, State.FAILED):
             while (due := self.schedules[side].first_due()) is not None and due[0] <= now:
                 self.let_out(due[1])
-            overdue = [entry for entry in self.late.of(side) if entry.due <= now]
-            if overdue and not self.idle_probe:
-                for entry in overdue:
-                    entry.attempts += 1
-                    entry.due = now + self.settings(entry).delay(entry.attempts, self.random())
-                self.probe(side)
+            self.probe_for_late(side, now)
             return
         if self.needs_reopen:
             if not self.reopening and now >= outage.next_probe and not outage.out:
@@ -460,6 +455,15 @@ class Keeper:
                 outage.probing(self.policy.of(side), self.random, now)
             self.let_out(entry)
             room -= 1
+
+    def probe_for_late(self, side: Direction, now: float) -> None:
+        """When what was aborted would have been tried again, a block is read in its place."""
+        overdue = [entry for entry in self.late.of(side) if entry.due <= now]
+        if overdue and not self.idle_probe:
+            for entry in overdue:
+                entry.attempts += 1
+                entry.due = now + self.settings(entry).delay(entry.attempts, self.random())
+            self.probe(side)
 
     def probe(self, side: Direction) -> None:
         """By a read of our own."""
