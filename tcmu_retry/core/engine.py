@@ -15,6 +15,7 @@ What comes in is here; what it means is in `keeper.py`.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable, Sequence
 
 from tcmu_retry.core import events
@@ -227,6 +228,19 @@ class Engine:
         self._keeper.needs_reopen = True
         self._keeper.lose(error, now)
         return self._keeper.turn(now)
+
+    def ring_lost(self, now: float) -> list[Action]:
+        """Everything that was open went with its ring: the kernel has answered it, and none of its I/O is out."""
+        keeper = self._keeper
+        keeper.gate_open = False
+        keeper.idle_probe = False
+        keeper.drop_late(math.inf)
+        for entry in keeper.commands:
+            entry.probe = False
+            keeper.forget(entry)
+        for outage in keeper.outages.values():
+            outage.out = 0
+        return keeper.turn(now)
 
     def aborted(self, tokens: Sequence[Token], now: float, kind: int = 0) -> list[Action]:
         """Task management names these: held ones are answered now, running ones by the end of the grace.

@@ -232,8 +232,8 @@ class Keeper:
 
     def hold(self, entry: Entry, now: float) -> bool:
         """False: over budget, and answered BUSY."""
-        commands = self.commands
-        if commands.held >= self.budgets.held or commands.held_bytes + entry.weight > self.budgets.held_bytes:
+        commands, budgets = self.commands, self.budgets
+        if 0 < budgets.held <= commands.held or 0 < budgets.held_bytes < commands.held_bytes + entry.weight:
             self.shed(entry)
             return False
         commands.stage(entry, Stage.HELD)
@@ -305,6 +305,10 @@ class Keeper:
         self.soon.pop(entry.token, None)
         self.failing[entry.direction].discard(entry.token)
         self.commands.stage(entry, Stage.FENCE)
+        if entry.probe:  # what hangs must not keep the others from being tried
+            entry.probe = False
+            self.outages[entry.direction].out -= 1
+            self.outages[entry.direction].probe_ended(False)
         self.say(Complete(entry.token, answer, keep_buffer=True))
 
     def forget(self, entry: Entry) -> None:
@@ -346,9 +350,15 @@ class Keeper:
                 entry.late, entry.answer_at = False, min(entry.answer_at, now + ABORT_GRACE)
 
     def answer_late(self, now: float) -> None:
-        for entry in self.late.due(now):
-            self.failing[entry.direction].discard(entry.token)
+        for entry in self.drop_late(now):
             self.say(Complete(entry.token, entry.answer))
+
+    def drop_late(self, now: float) -> list[Entry]:
+        """Those whose wait is over then; they are forgotten, and so are their outages."""
+        due = self.late.due(now)
+        for entry in due:
+            self.failing[entry.direction].discard(entry.token)
+        return due
 
     # ---- the end of every input
 

@@ -72,7 +72,7 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "read_only": parse_bool,
     "health": _word(HEALTH),
     "cache": _word(("writethrough", "writeback")),
-    "max_held": lambda value, key: int(parse_number(value, key, 1)),
+    "max_held": lambda value, key: int(parse_number(value, key, 0)),
     "max_held_bytes": parse_size,
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,

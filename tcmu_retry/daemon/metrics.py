@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from tcmu_retry.core import events
 from tcmu_retry.core.outage import State
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.daemon.offload import offload
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ GAUGES = {
     "tcmu_retry_held_by_person": "1 while a person holds the LUN",
     "tcmu_retry_draining": "1 while the LUN is drained",
     "tcmu_retry_backend_open": "1 while the storage is open",
+    "tcmu_retry_ring_broken": "1 while the ring is broken and all is answered BUSY",
 }
 SIDED = {
     "tcmu_retry_outage_age_seconds": "Since the first failure of the outage, 0 while online; by direction",
@@ -70,7 +71,7 @@ class Metrics(Collector):
         )
         self._seen: set[tuple[str, str]] = set()  # labels that these two have
         self._textfile: asyncio.Task[None] | None = None
-        service.watch(lambda device: None, lambda device: None, self._removed, self._notice)
+        service.watch(Watcher(removed=self._removed, notice=self._notice))
 
     def listen(self, where: str) -> None:
         """Serve HTTP at "ADDRESS:PORT". Raises ValueError and OSError."""
@@ -171,6 +172,7 @@ def _look(
         bool(status.hold_reason),
         status.draining,
         not status.backend_error,
+        bool(status.ring_error),
     )
     for family, value in zip(gauges.values(), values, strict=True):
         family.add_metric((status.name,), value)

@@ -108,7 +108,7 @@ class Simulation(Service):
         )
         self._faults[request.name] = Faults()
         try:
-            await self.serve(lun, self._source.device(request.config), kernel.open, True)
+            await self.serve(lun, self._source.device(request.config), kernel, True)
         except BackendError as error:
             raise ApiError("BackendUnavailable", str(error)) from error
         self.kernels[request.name] = kernel

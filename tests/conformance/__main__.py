@@ -26,6 +26,7 @@ from tests.vm.lab import Lab
 OURS, FILEIO, RUNNER = "tcmu-retry", "LIO fileio", "tcmu-runner"
 RECORDED = "2026-11-24"  # on a guest of the same kernel series; recorded.tsv
 READ_ONLY, UNMAPPED = "ReadOnly.ReadOnlySBC", "GetLBAStatus.UnmapSingle"
+SOLICITED = "iSCSIdatasn.iSCSIDataSnInvalid"  # wants Data-Out PDUs, and so a target without immediate data
 OWN = {READ_ONLY: "ours-ro", UNMAPPED: "ours-512"}  # what wants a LUN of its own, and how its log is called
 Table = dict[str, dict[str, Outcome]]
 
@@ -34,7 +35,7 @@ def measure(lab: Lab) -> tuple[list[str], Table]:
     guest = lab.guest
     names = suite.names(guest)
     rest = [name for name in names if name not in OWN]
-    table: Table = {OURS: suite.run(guest, luns.ours(lab, "conformance"), rest, "ours")}
+    table: Table = {OURS: _most(guest, luns.ours(lab, "conformance"), rest, "ours")}
     table[OURS] |= suite.run(guest, luns.ours(lab, "readonly", "read_only=true"), [READ_ONLY], OWN[READ_ONLY])
     table[OURS] |= suite.run(guest, luns.ours(lab, "small", disk="/dev/vda"), [UNMAPPED], OWN[UNMAPPED])
     table[FILEIO] = _peer(lambda: luns.fileio(guest), guest, names, "fileio")
@@ -43,9 +44,16 @@ def measure(lab: Lab) -> tuple[list[str], Table]:
     return names, table
 
 
+def _most(guest: Guest, urls: list[str], names: list[str], log: str) -> dict[str, Outcome]:
+    """On one LUN; at last what wants Data-Out PDUs."""
+    found = suite.run(guest, urls, [name for name in names if name != SOLICITED], log)
+    luns.without_immediate_data(guest, urls)
+    return found | suite.run(guest, urls, [SOLICITED], log)
+
+
 def _peer(make: Callable[[], list[str]], guest: Guest, names: list[str], log: str) -> dict[str, Outcome]:
     try:
-        return suite.run(guest, make(), names, log)
+        return _most(guest, make(), names, log)
     except (GuestError, AssertionError) as error:  # a peer that does not come up is not our defect, nor a result
         say(f"no column of {log}: {error}")
         return {}
@@ -91,8 +99,10 @@ def report(names: list[str], table: Table, kernel: str, tool: str) -> str:
         f"--allow-sanitize`, two paths; 256 MiB with 512-byte blocks, in a guest with {kernel}.",
         "Ours is on storage with physical blocks of 4096 bytes. Two tests have LUNs of their own:",
         f"`{READ_ONLY}` one with `read_only=true`; `{UNMAPPED}` one with physical blocks of 512",
-        "bytes, for with larger ones it asks for the status of an LBA and wants that of another. The suite counts as",
-        "passed a test that finds nothing to do; `skip` here means that it said so.",
+        "bytes, for with larger ones it asks for the status of an LBA and wants that of another. One test ran, on all",
+        f"three, with `ImmediateData=No` at the target: `{SOLICITED}` sends wrong Data-Out PDUs, and where",
+        "immediate data is allowed its second login turns that on again, and no Data-Out PDU is sent. The suite counts",
+        "as passed a test that finds nothing to do; `skip` here means that it said so.",
         "",
         "| | pass | fail | skip | hang | not run |",
         "|---|---|---|---|---|---|",

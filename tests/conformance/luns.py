@@ -30,6 +30,12 @@ def ours(lab: Lab, name: str, settings: str = "", disk: str = "/dev/vdb") -> lis
     return urls(lab.export(lab.storage(name, SIZE, disk), settings, *portals).iqn)
 
 
+def without_immediate_data(guest: Guest, urls: list[str]) -> None:
+    """From the next login on all Data-Out of the LUN with these URLs is asked for by R2T."""
+    for iqn in {url.split("/")[-2] for url in urls}:
+        guest.run(f"echo No > {TARGET}/iscsi/{iqn}/tpgt_1/param/ImmediateData")
+
+
 def fileio(guest: Guest, size: int = SIZE) -> list[str]:
     """LIO's own backstore, with UNMAP on. size: MiB."""
     store = f"{TARGET}/core/fileio_9/peer"

@@ -91,7 +91,7 @@ class Play:
                 return getattr(engine, word)(now, [int(token) for token in rest])
             case "abort" | "abort_task" | "lun_reset" | "preempt":
                 return engine.aborted([int(token) for token in rest], now, KINDS[word])
-            case "tick" | "hurry" | "resume" | "drain" | "undrain" | "release" | "stopping":
+            case "tick" | "hurry" | "ring_lost" | "resume" | "drain" | "undrain" | "release" | "stopping":
                 return getattr(engine, word)(now)
         return engine.arrived(*self.request(word), now)
 

@@ -135,6 +135,7 @@ class Rig:
         self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
+        self.lost: list[Device] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
         self.errors: dict[str, Exception] = {}  # what a look at the kernel's tree ("wwn"), or an "open", raises
         lun = Lun(
@@ -157,6 +158,7 @@ class Rig:
             self._open,
             self.notices.append,
             lambda _: None,
+            self.lost.append,
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
@@ -216,7 +218,7 @@ async def served(
 ) -> AsyncIterator[Rig]:
     """A LUN being served; each command must have been answered when it goes."""
     rig = Rig(cache, policy, kernel, initiator)
-    await rig.device.attach(rig.kernel.open, fresh=True)
+    await rig.device.attach(rig.kernel, fresh=True)
     try:
         yield rig
     finally:

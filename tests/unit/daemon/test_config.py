@@ -83,7 +83,7 @@ def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
         ("/srv/x;bufered=true", ["bufered", "did you mean buffered"]),
         ("/srv/x;cache=writeback;buffered=true", ["buffered=true"]),
         ("/srv/x;health=bad", ["health=bad"]),
-        ("/srv/x;max_held=0", ["max_held"]),
+        ("/srv/x;max_held=-1", ["max_held"]),
         ("/srv/x;error.errno=EWHAT", ["EWHAT"]),
         ("/srv/x;read.fallback=readonly", ["readonly"]),
     ],

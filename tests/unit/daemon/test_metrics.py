@@ -18,7 +18,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tcmu_retry.core import events
-from tcmu_retry.daemon.api import DeviceStatus, Notice
+from tcmu_retry.daemon.api import DeviceStatus, Notice, Watcher
 from tcmu_retry.daemon.metrics import Metrics
 from tests.statuses import DOWN, WELL
 from tests.vm.guest import free_port
@@ -56,8 +56,8 @@ class FakeService:
     def devices(self) -> list[FakeDevice]:
         return self.all
 
-    def watch(self, changed: object, added: object, removed: Callable[[str], None], notice: Any) -> None:
-        self.removed, self.notice = removed, notice
+    def watch(self, watcher: Watcher) -> None:
+        self.removed, self.notice = watcher.removed, watcher.notice
 
 
 def scrape(use: Callable[[FakeService, Metrics], None] = lambda service, metrics: None) -> dict[tuple[Any, ...], float]:

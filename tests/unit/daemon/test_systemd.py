@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -87,6 +88,18 @@ def test_without_a_manager_nothing_happens_and_one_that_does_not_read_is_not_wai
     loud = notifier(manager)
     for _ in range(10_000):
         loud.tell(STATUS="x" * 1000)
+
+
+def test_the_watchdog_is_fed_with_no_file_descriptor_left(manager: socket.socket) -> None:
+    """A daemon that has used up its own goes on; ended for it, each of its LUNs would pause."""
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager.getsockname())})
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, high))
+    try:
+        notifier.tell(WATCHDOG="1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
+    assert manager.recv(100) == b"WATCHDOG=1"
 
 
 def test_the_unit_is_ordered_before_both_names_of_the_restore() -> None:

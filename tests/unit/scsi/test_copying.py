@@ -149,6 +149,18 @@ def test_a_new_copy_takes_the_place_of_an_old_result_with_its_list_id(lun) -> No
     assert lun.refused(STATUS, put={2: 7}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)
 
 
+def test_a_refused_copy_ends_the_keeping_of_an_old_result_with_its_list_id(lun) -> None:
+    """But not what is told of a copy with it that still runs, which may be another initiator's."""
+    refused, ask = send(parameters([target(kind=0xE5)], ONE, list_id=7)), {"put": {2: 7}, "count": 64, "length": 64}
+    request = lun.request(**send(parameters([target()], ONE, list_id=7)))
+    lun.refused(**refused)
+    assert lun.good(STATUS, **ask)[4] == 0
+    lun.disk.copied(request, good=True)
+    assert lun.good(STATUS, **ask)[4] == 1
+    lun.refused(**refused)
+    assert lun.refused(STATUS, **ask) == INVALID_FIELD_IN_CDB.at(2)
+
+
 def test_a_copy_without_list_identifier_is_not_remembered(lun) -> None:
     lun.request(**send(parameters([target()], ONE, list_id=0, usage=3)))
     assert lun.refused(STATUS, put={2: 0}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)
