@@ -22,7 +22,8 @@ def test_the_promise_is_what_six_tries_and_five_late_answers_make() -> None:
 
 @pytest.mark.parametrize("name", ["linux-tuned", "esxi", "windows"])
 def test_only_an_initiator_whose_patience_is_known_is_answered_late(name: str) -> None:
-    play(f"{HELD}\n 60 abort_task 1 -> 1=ABORTED", QUIET, initiator=name)
+    engine = play(f"{HELD}\n 60 abort_task 1 -> 1=ABORTED", QUIET, initiator=name)
+    assert engine.initiator is PROFILES[name]
 
 
 def test_an_outage_of_480_s_and_one_command_of_plain_linux() -> None:
@@ -136,6 +137,19 @@ def test_one_command_that_fails_alone_is_answered_late_too_and_a_read_of_our_own
         261.2 probe write 0  -> 3=ABORTED, gave_up write, open
         """,
         "retry_interval=50s retry_max_interval=50s",
+        initiator="linux",
+    )
+
+
+def test_while_that_read_is_out_only_the_answer_is_waited_for() -> None:
+    play(
+        """0 ran w1@0 EIO    -> outage_began write
+        60 abort_task 1      ->
+        70 tick              -> probe
+        72.5 wake            -> 1=ABORTED, gave_up write, open
+        73 probe write EIO   ->
+        """,
+        "retry_interval=70s retry_max_interval=70s",
         initiator="linux",
     )
 
