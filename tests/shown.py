@@ -68,14 +68,14 @@ IN_A_GUEST = {
     ("README.md", "With targetcli"): "tests/soak/pasting.py",
     ("docs/operations.md", "A new version"): "tests/soak/test_readme.py",
     ("docs/operations.md", "Other size, other storage"): "tests/soak/test_readme.py",
+    ("docs/packages.md", "Debian"): "tests/soak/test_packages.py",
+    ("docs/scale-out.md", "One at a time, by Pacemaker"): "tests/soak/test_cluster.py",
 }
 # By nothing; why.
 NOT_RUN = {
     ("README.md", "Two commands"): "targets of make, by which all this is run",
     ("HACKING.md", "Working on tcmu-retry"): "targets of make, by which all this is run",
-    ("docs/packages.md", "Debian"): "tests/soak/test_packages.py does the same with two versions of the packages",
     ("docs/packages.md", "The wheel"): "`make packages` puts the wheel into an environment elsewhere than in /opt",
-    ("docs/scale-out.md", "One at a time, by Pacemaker"): "a cluster of two nodes, with DRBD",
     ("docs/tcmu-runner.md", "The move"): "a host with tcmu-runner, which tcmu-retry's package removes",
     ("packaging/debian/tcmu-retry.README.Debian", ""): "tests/soak/test_packages.py restarts the daemon in this way",
 }

@@ -307,7 +307,8 @@ class Device:
     async def move(self, to: Place) -> None:
         """Serve from other storage, which has the LUN's data; what is held goes on there. Raises BackendError."""
         old, settings = self._storage.backend, self.config
-        if replace(to.config, path=settings.path, buffered=settings.buffered, filters=settings.filters) != settings:
+        where = {name: getattr(settings, name) for name in ("path", "buffered", "filters", "roots")}
+        if replace(to.config, **where) != settings:
             raise BackendError(
                 f"{to.name} is not only other storage but other settings than LUN {self.name} is served with;"
                 " change those with `tcmu-retry policy set`, or make the LUN anew",

@@ -238,7 +238,7 @@ class Storage:
 
 def open_configured(config: DeviceConfig) -> Backend:
     """The storage that a configuration names, under its filters. Blocking. Raises BackendError."""
-    return apply(open_backend(config.path, buffered=config.buffered), config.filters)
+    return apply(open_backend(config.path, buffered=config.buffered, roots=config.roots), config.filters)
 
 
 def size_of(config: DeviceConfig) -> int:

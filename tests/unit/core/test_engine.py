@@ -710,6 +710,46 @@ def test_what_fails_once_the_lun_is_given_up_is_answered_busy() -> None:
     """)
 
 
+def test_with_a_ring_all_its_commands_are_gone_and_the_outage_goes_on() -> None:
+    """Held, or waiting behind another: none is answered or tried again; what comes after is untried until it ends."""
+    engine = play("""
+        0    lost EIO       -> outage_began read, down read, outage_began write, down write
+        0.1  w1@0           ->
+        0.2  w2@0           ->
+        0.3  ring           ->
+        0.4  w3@8           ->
+        0.5  reopen 0       -> recovered read, try 3
+        0.6  io 3 0         -> recovered write, open
+    """)
+    assert engine.held() == []
+
+
+def test_a_ring_that_is_lost_while_its_only_command_is_out_leaves_nothing_to_do() -> None:
+    engine = play("""
+        0    ran w1@0 EIO   -> outage_began write
+        1    wake           -> try 1
+        1.1  ring           -> gave_up write, open
+        1.1  idle           ->
+        1.2  w2@0           -> try 2
+    """)
+    assert engine.held() == []
+
+
+def test_who_is_held_can_be_named_until_it_is_answered() -> None:
+    player = Play()
+    player.line("0    gate w1@0 w2@8  ->")
+    assert not player.engine.holds(1)
+    player.line("0.1  io 1 EIO        -> outage_began write")
+    assert [player.engine.holds(token) for token in (1, 2, 3)] == [True, False, False]
+    player.line("""
+        1.1  wake            -> try 1
+        1.2  io 2 0          ->
+    """)
+    assert player.engine.holds(1)
+    player.line("1.3  io 1 0          -> recovered write, open")
+    assert not player.engine.holds(1)
+
+
 def test_stop_holds_no_more_than_the_budget() -> None:
     play(
         """

@@ -69,7 +69,7 @@ def test_a_wait_ends_when_anything_suggests_it(event: str, answered: str) -> Non
 
 
 def test_with_its_ring_it_is_over_for_the_kernel_has_answered() -> None:
-    play(f"{HELD}\n 60 abort_task 1 ->\n 61 ring_lost ->\n 100 tick ->", QUIET, initiator="linux")
+    play(f"{HELD}\n 60 abort_task 1 ->\n 61 ring ->\n 100 tick ->", QUIET, initiator="linux")
 
 
 def test_the_end_of_a_persons_hold_ends_it() -> None:

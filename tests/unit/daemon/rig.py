@@ -170,6 +170,8 @@ class Rig:
         return "serial"
 
     def _open(self) -> Memory:
+        if "open" in self.storage.hang:
+            assert self.storage.hang["open"].wait(PATIENCE), "open was never let go"
         if "open" in self.errors:
             raise self.errors["open"]
         return self.storage

@@ -109,6 +109,25 @@ def test_a_lun_that_is_given_up_while_its_ring_is_opened_leaves_nothing_open() -
     asyncio.run(asyncio.wait_for(story(), 4))
 
 
+def test_storage_that_lets_itself_be_opened_too_late_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs    the LUN comes up down without it    it opens: closed, or its lock would keep out the next try."""
+    monkeypatch.setattr(storage, "OPEN_SECONDS", 0.001)
+    rig = Rig()
+    go_on = rig.storage.hang["open"] = threading.Event()
+    closed = threading.Event()
+
+    async def story() -> None:
+        rig.storage.close = closed.set  # type: ignore[method-assign]
+        await rig.device.attach(rig.kernel, fresh=False)
+        assert "did not let itself be opened" in rig.device.status().backend_error
+        go_on.set()
+        await until(closed.is_set, "storage that is closed")
+        await rig.device.withdraw()
+        await rig.device.detach()
+
+    asyncio.run(asyncio.wait_for(story(), 4))
+
+
 def test_io_warn_after_0_warns_never() -> None:
     """As every time of 0; otherwise each I/O would hang from its first moment."""
 

@@ -64,6 +64,15 @@ def test_the_unit_is_known_by_its_designators_only(lun, name: bytes) -> None:
     assert isinstance(outcome, Request) == (name in (NAA, EUI))
 
 
+@pytest.mark.parametrize(
+    ("source", "destination", "repeatable"), [(0, 8, True), (0, 4, False), (8, 4, False), (8, 0, True), (8, 8, False)]
+)
+def test_a_copy_over_what_it_reads_may_not_begin_anew(lun, source: int, destination: int, repeatable: bool) -> None:
+    """Eight blocks, from and to."""
+    request = lun.request(**send(parameters([target()], [segment(source, destination, 8)])))
+    assert request.repeatable is repeatable
+
+
 def test_nothing_to_copy_is_no_error(lun) -> None:
     lun.good(**send(b""))
     lun.good(**send(parameters([], [])))
