@@ -29,6 +29,7 @@ ADOPTED = "TR-040"
 NOT_ADOPTED = "TR-041"
 RING_BROKEN = "TR-042"
 RING_MENDED = "TR-043"
+HANDED_OVER = "TR-044"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,11 @@ MEANINGS = {
         "its ring is in order again after {seconds} s; what was open was answered BUSY",
         "The ring was emptied by the kernel and the LUN is served on. Initiators send again what was answered BUSY.",
     ),
+    HANDED_OVER: Meaning(
+        "handed over to a new daemon, with {count} open commands, {failed} of them held; for {seconds} s nothing ran",
+        "The daemon was restarted (`tcmu-retry upgrade`, `systemctl restart`) and left open what was open: that goes on"
+        " in the next one, and initiators saw no more than this pause.",
+    ),
 }
 
 # What ends what. A code that stands on neither side is a moment.
@@ -159,7 +165,7 @@ ENDS = {
     RING_MENDED: (RING_BROKEN,),
 }
 BEGINS = frozenset(code for begun in ENDS.values() for code in begun)
-GOOD_NEWS = frozenset((*ENDS, POLICY_CHANGED, HELD))
+GOOD_NEWS = frozenset((*ENDS, POLICY_CHANGED, HELD, HANDED_OVER))
 BY_PERSONS = frozenset((HELD, RESUMED, POLICY_CHANGED))
 
 _NAMESPACE = uuid.UUID("afc33dac-8c36-5249-8cc2-2b492d9940f0")

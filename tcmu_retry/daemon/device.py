@@ -6,6 +6,8 @@ A device lives in the main loop and never blocks. What its commands meet is in `
 Leaving has two steps. `withdraw` answers everything (BUSY) and waits 5 s for I/O that runs; what does not return is
 answered too and the kernel keeps its buffers. From then on arrivals are answered BUSY, so that an unlink in the kernel
 does not wait for us. `detach` then gives the ring back.
+
+Or it is handed over: what runs gets a second to end, and all that is open stays so, for the next daemon to go on with.
 """
 
 from __future__ import annotations
@@ -46,10 +48,12 @@ from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED
 from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
+from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
+HAND_OVER_SECONDS = 1.0  # of the pause that initiators see; what has not returned is run again, after it has
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
 
@@ -98,6 +102,7 @@ class Device:
         self._withdrawn = False
         self._changes = 0  # of size or storage, that go on
         self._disk: Disk
+        self._journal: Journal | None = None
         self._pump: Pump
         self._commands: Commands
         self._hangs: Hangs
@@ -150,14 +155,24 @@ class Device:
         if lost:
             self._commands.shut_gate()
         self._commands.start()
+        self._say_handed_over()
         self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
         self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
         if lost:
             self._commands.act(self._engine.storage_lost(lost, time.monotonic()))
         self._check_promise()
 
+    def _say_handed_over(self) -> None:
+        journal = self._journal
+        if journal is not None and journal.left_at:
+            failed = sum(left.attempts > 0 for left in journal.left)
+            pause = round(time.monotonic() - journal.left_at, 3)
+            fields = {"count": len(journal.left), "failed": failed, "seconds": pause}
+            self._emit_for_all(events.HANDED_OVER, fields)
+
     def _begin(self, channel: Channel) -> None:
         """Pump and commands over a ring; nothing runs yet. What goes wrong closes it."""
+        self._journal = channel.journal
         try:
             self._pump = make_pump(
                 self.name, channel, self._storage.backend, self.lun.block_size, self._disk.sense_reply
@@ -191,13 +206,29 @@ class Device:
 
     async def detach(self) -> None:
         """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
+        await self._detach(flush=True)
+
+    async def hand_over(self) -> None:
+        """Instead of `withdraw` and `detach`: leave all that is open to the next daemon, where a journal tells it."""
+        if self._journal is None or self._journal.lost or self._withdrawn:
+            await self.withdraw()
+            await self.detach()
+            return
+        self._withdrawn = True
+        self._commands.close_gate()
+        self._commands.act(self._engine.drain(time.monotonic()))
+        self._journal.hand_over(time.monotonic())
+        await self._commands.quiet(HAND_OVER_SECONDS)
+        await self._detach(flush=False)
+
+    async def _detach(self, flush: bool) -> None:
         for handle in (self._expiry, self._reopening, self._mending):
             if handle is not None:
                 handle.cancel()
         self._sharing.stop()
         self._hangs.stop()
         self._commands.stop()
-        await self._storage.close()
+        await self._storage.close(flush)
 
     async def storage_had(self) -> None:
         """Wait until its storage was open once, and nobody else's I/O was out; for ever, perhaps."""

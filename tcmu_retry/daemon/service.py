@@ -119,20 +119,24 @@ class Service:
     def _is_new(self, uio: UioDevice) -> bool:
         return uio.uio not in self._devices and self._going.get(uio.uio) != uio
 
-    async def stop(self) -> None:
-        """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
+    async def stop(self, hand_over: bool = False) -> None:
+        """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most.
+
+        hand_over: the next one comes at once; it gets what is held too, and nothing is answered.
+        """
         self._uevents.close()
-        await self._leave_all()
+        await self._leave_all(hand_over)
         # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
         self._netlink.set_features(reply=False)
         self._netlink.close()
 
-    async def _leave_all(self) -> None:
+    async def _leave_all(self, hand_over: bool = False) -> None:
         self._ending = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)  # the last thing they do is to answer the kernel
-        await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
+        leave = Device.hand_over if hand_over else self._leave
+        await asyncio.gather(*(leave(device) for device in self._devices.values()))
         self._devices.clear()
         self._recorder.close()
 

@@ -87,7 +87,7 @@ class Simulation(Service):
     async def start(self) -> None:
         """There is no kernel to listen to."""
 
-    async def stop(self) -> None:
+    async def stop(self, hand_over: bool = False) -> None:
         await self._leave_all()
 
     async def export(self, request: ExportRequest) -> ExportResult:

@@ -124,9 +124,9 @@ class Storage:
                 self._emit(events.STORAGE_REFUSED, {"reason": str(failure)})
         self.error = str(failure)
 
-    async def close(self) -> None:
-        """Storage that does not let itself be closed is left to the kernel."""
-        if self._log is not None and len(self._log):
+    async def close(self, flush: bool = True) -> None:
+        """Storage that does not let itself be closed is left to the kernel. flush: no other daemon has the log."""
+        if flush and self._log is not None and len(self._log):
             # Before somebody else may have it: what a log writes again must not lie over what they wrote.
             with contextlib.suppress(BackendError):
                 await self.forget_unflushed()

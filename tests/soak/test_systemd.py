@@ -40,7 +40,7 @@ mkdir "$units/tcmu-retry-unfreeze.service.d"
 cat > "$units/tcmu-retry-unfreeze.service.d/soon.conf" <<'END'
 [Service]
 ExecStart=
-ExecStart=sleep 5
+ExecStart=sh -c 'sleep $$(cat /run/unfreeze-after || echo 5)'
 ExecStart=tcmu-retryd --unfreeze
 TimeoutStartSec=300
 ProtectHome=no
@@ -78,6 +78,12 @@ class Machine:
         self.guest.run(
             f"dmsetup suspend --noflush --nolockfs store && dmsetup load store --table '0 {SECTORS} error'"
             " && dmsetup resume store"
+        )
+
+    def back(self) -> None:
+        self.guest.run(
+            f"dmsetup suspend --noflush --nolockfs store && dmsetup load store --table '0 {SECTORS} linear"
+            " /dev/vda 0' && dmsetup resume store"
         )
 
     def io(self, command: str) -> subprocess.Popen[str]:
@@ -209,6 +215,31 @@ def test_a_frozen_daemon_is_killed_and_the_next_one_goes_on(machine: Machine, re
     assert "wrote 512/512" in initiator.communicate("quit\n", timeout=120)[0]
     record(write_took=f"{time.monotonic() - began:.0f} s")
     assert "Watchdog timeout" in machine.journal("-u", UNIT)
+
+
+def test_a_restart_hands_over_what_is_held(machine: Machine, record: Record) -> None:
+    """A write is held    `tcmu-retry upgrade`, then `systemctl restart`: held on, and older    back: it ends GOOD."""
+    machine.guest.run("echo 300 > /run/unfreeze-after")  # an emulated processor starts a daemon slowly
+    machine.fail()
+    held = machine.io("write -P 0x7b 5M 512")
+    eventually(lambda: machine.json("queue", "list", "vm1")["held"], 30, "a held write")
+    [before] = machine.json("queue", "list", "vm1")["held"]
+    [told] = machine.json("upgrade")["upgrade"]["luns"]
+    assert (told["count"], told["held"], told["busy"]) == (1, 1, 0)
+    machine.guest.run(f"systemctl restart {UNIT}", timeout=120)
+    machine.wait_active()
+    eventually(lambda: machine.json("queue", "list", "vm1")["held"], 60, "the write, held on")
+    [after] = machine.json("queue", "list", "vm1")["held"]
+    assert after["age"] > before["age"] + told["pause"]
+    assert after["attempts"] >= before["attempts"]
+    assert held.poll() is None
+    machine.guest.run("rm /run/unfreeze-after")
+    machine.back()
+    assert "wrote 512/512" in held.communicate(timeout=90)[0]
+    events = machine.json("history", "vm1")["events"]
+    pauses = [event["fields"]["seconds"] for event in events if event["code"] == "TR-044"]
+    assert len(pauses) == 2
+    record(pauses=f"{pauses[0]:.1f} s by `tcmu-retry upgrade`, {pauses[1]:.1f} s by `systemctl restart`")
 
 
 def test_a_daemon_that_stays_away_leaves_no_login_waiting(machine: Machine, record: Record) -> None:
