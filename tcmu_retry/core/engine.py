@@ -289,7 +289,11 @@ class Engine:
         return self._keeper.turn(now)
 
     def release(self, now: float) -> list[Action]:
-        """Answer BUSY to everything that is open; what runs, when it returns or the grace ends."""
+        """Answer BUSY to everything that is open; what runs, when it returns or the grace ends.
+
+        In this outage nothing is answered late any more: maybe that was what ended somebody's patience.
+        """
+        self._keeper.late.prompt = True
         self._keeper.hurry(now)
         for entry in self._keeper.commands:
             self._keeper.answer_soon(entry, Verdict.BUSY, now)
@@ -357,10 +361,6 @@ class Engine:
     def set_budgets(self, budgets: Budgets) -> None:
         """They count for what is to be held from now on."""
         self._keeper.budgets = budgets
-
-    @property
-    def initiator(self) -> Profile:
-        return self._keeper.late.initiator
 
     def set_initiator(self, profile: Profile) -> None:
         """How late it may be answered, from now on. By default nothing is answered late."""

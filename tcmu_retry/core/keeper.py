@@ -133,6 +133,7 @@ class Keeper:
                 "probes": outage.probes,
             }
             self.say(Emit(events.RECOVERED if outage.answers else events.GAVE_UP, side, fields))
+            self.late.prompt = self.late.prompt and not outage.answers
             self.ignoring = False
             self.rebuild(side)
 

@@ -27,6 +27,7 @@ class Late:
     def __init__(self) -> None:
         self.initiator = Profile("custom", FOR_EVER, None, "not said")
         self.answered = 0.0  # when the storage last did something, or may have while nobody here was told
+        self.prompt = False  # until the storage is back: somebody did not wait for an answer
         self._entries: dict[Token, Entry] = {}
 
     def __len__(self) -> int:
@@ -49,7 +50,7 @@ class Late:
         long, so that a bad sector stays one.
         """
         profile = self.initiator
-        if max((now - entry.arrived for entry in named), default=0.0) < profile.tried:
+        if self.prompt or max((now - entry.arrived for entry in named), default=0.0) < profile.tried:
             return 0.0
         if kind == ABORT_TASK:
             return profile.abort_late

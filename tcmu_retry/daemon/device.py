@@ -243,11 +243,10 @@ class Device:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
         if self._engine.late_count:
             log.warning(
-                "LUN %s: an initiator's connection ended while the answer to its task management was put off; from now"
-                " on it is given at once. If its time-outs are not Linux's usual ones, say so with initiator=",
+                "LUN %s: a login waits while the answer to task management is put off; in this outage it is given at"
+                " once from now on. If its initiators' time-outs are not Linux's usual ones, say so with initiator=",
                 self.name,
             )
-            self._engine.set_initiator(self.config.initiator.at_once("an initiator did not wait for them"))
         self._commands.release(portal)
 
     # ---- a ring that is broken
@@ -465,7 +464,7 @@ class Device:
 
     def _chain(self) -> list[Link]:
         """All of it but the storage. Blocking."""
-        profile = self._engine.initiator
+        profile = self.config.initiator
         if sharers := self.lun.sharers():
             profile = profile.at_once(sharers)
         windows: dict[str, tuple[int, int | None]] = {}

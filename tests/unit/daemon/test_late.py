@@ -66,8 +66,8 @@ def test_whatever_a_person_or_a_login_wants_ends_it(how: str) -> None:
     asyncio.run(story())
 
 
-def test_an_initiator_that_did_not_wait_is_answered_at_once_from_then_on() -> None:
-    """Its time-outs are shorter than its profile says. `doctor` says so too, until another profile is configured."""
+def test_after_a_login_that_waited_aborts_are_answered_at_once() -> None:
+    """Maybe the initiator had lost its patience with the answer."""
 
     async def story() -> None:
         async with served(initiator=PATIENT) as rig, aborted(rig) as command:
@@ -77,8 +77,6 @@ def test_an_initiator_that_did_not_wait_is_answered_at_once_from_then_on() -> No
             await rig.held(1)
             rig.kernel.abort([again])
             assert await rig.answer(again) == "TASK ABORTED"
-            [link] = [link for link in await rig.device.diagnose() if link.where == "initiator"]
-            assert (link.lasts, "an initiator did not wait for them" in link.setting) == (60.0, True)
 
     asyncio.run(story())
 
