@@ -46,15 +46,15 @@ class Late:
         """By how many seconds the answer is put off.
 
         What is younger than a try was not given up by the initiator's time-outs, and whoever aborts it has others. A
-        reset stops all that the initiator does with the LUN: it is put off only if nothing of it has worked for as
-        long, so that a bad sector stays one.
+        reset stops all that the initiator does with the LUN: it is put off only if nothing of it has worked for half
+        as long, so that a bad sector stays one. (Half: storage that is away may need some time to say so.)
         """
         profile = self.initiator
         if self.prompt or max((now - entry.arrived for entry in named), default=0.0) < profile.tried:
             return 0.0
         if kind == ABORT_TASK:
             return profile.abort_late
-        return profile.reset_late if kind == LUN_RESET and now - self.answered >= profile.tried else 0.0
+        return profile.reset_late if kind == LUN_RESET and now - self.answered >= profile.tried / 2 else 0.0
 
     def add(self, entry: Entry) -> None:
         self._entries[entry.token] = entry

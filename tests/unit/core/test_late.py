@@ -199,12 +199,13 @@ def test_nothing_else_is_answered_late(kind: str) -> None:
 def test_a_reset_is_late_only_if_nothing_works() -> None:
     """A bad sector stays one: its abort may be late, but a reset would stop all that goes well beside it.
 
-    0 s  a write fails, and goes on failing    50 s  another goes well    60 s  LUN RESET: at once
+    0 s  a write fails, and goes on failing    50 s  another goes well    60 s  LUN RESET: at once    80 s: late
     """
     script = """0 ran w1@0 EIO -> outage_began write
         50 w2@8            -> try 2
         50.1 io 2 0        ->"""
     play(f"{script}\n 60 lun_reset 1 -> 1=ABORTED, recovered write, open", QUIET, initiator="linux")
+    play(f"{script}\n 80 lun_reset 1 ->\n 107.5 wake -> 1=ABORTED, recovered write, open", QUIET, initiator="linux")
     play(f"{script}\n 60 abort_task 1 ->\n 72.5 wake -> 1=ABORTED, recovered write, open", QUIET, initiator="linux")
 
 
