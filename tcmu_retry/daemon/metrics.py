@@ -43,6 +43,10 @@ SIDED = {
     "tcmu_retry_outage_age_seconds": "Since the first failure of the outage, 0 while online; by direction",
     "tcmu_retry_outage_probes": "Probes in this outage, 0 while online; by direction",
 }
+EVENTS, EVENTS_HELP = "tcmu_retry_events", "Events; by code, see `tcmu-retry explain`"
+OUTAGES = "tcmu_retry_outage_duration_seconds"
+OUTAGES_HELP = "Outages that ended, from the first failure to the end; by direction"
+BUILD, BUILD_HELP = "tcmu_retry_build", "The running daemon"
 STATE, STATE_HELP = "tcmu_retry_state", "1 for the state that a direction is in; by direction and state"
 COUNTERS = {
     "tcmu_retry_commands": ("Commands that were answered by the storage; by op", "op"),
@@ -59,12 +63,10 @@ class Metrics(Collector):
         self._loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._events = Counter(
-            "tcmu_retry_events", "Events; by code, see `tcmu-retry explain`", ("device", "code"), registry=self.registry
-        )
+        self._events = Counter(EVENTS, EVENTS_HELP, ("device", "code"), registry=self.registry)
         self._outages = Histogram(
-            "tcmu_retry_outage_duration_seconds",
-            "Outages that ended, from the first failure to the end; by direction",
+            OUTAGES,
+            OUTAGES_HELP,
             ("device", "direction"),
             buckets=BUCKETS,
             registry=self.registry,
@@ -140,7 +142,7 @@ class Metrics(Collector):
         return asyncio.run_coroutine_threadsafe(self._gather(), self._loop).result(GATHER_SECONDS)
 
     async def _gather(self) -> list[Metric]:
-        info = InfoMetricFamily("tcmu_retry_build", "The running daemon")
+        info = InfoMetricFamily(BUILD, BUILD_HELP)
         info.add_metric((), {"version": self._service.version})
         gauges = {name: GaugeMetricFamily(name, text, labels=("device",)) for name, text in GAUGES.items()}
         sided = {name: GaugeMetricFamily(name, text, labels=("device", "direction")) for name, text in SIDED.items()}

@@ -48,16 +48,6 @@ def fileio(guest: Guest, size: int = SIZE) -> list[str]:
     return urls(_target(guest, store, "fileio"))
 
 
-def remove_fileio(guest: Guest) -> None:
-    """Whatever is left of it."""
-    target = f"{TARGET}/iscsi/iqn.2026-11.org.example:fileio"
-    guest.run(
-        f"cd {target}/tpgt_1 && echo 0 > enable; rm -f lun/lun_0/link; rmdir lun/lun_0 np/*; cd /;"
-        f" rmdir {target}/tpgt_1 {target} {TARGET}/core/fileio_9/peer {TARGET}/core/fileio_9; rm -f {FILE}",
-        check=False,
-    )
-
-
 def runner(guest: Guest) -> list[str]:
     """tcmu-runner's raw file (its qcow handler). No other handler of TCMU may run in this guest."""
     directory = unpacked_runner()

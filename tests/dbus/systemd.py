@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 
-from tcmu_retry.dbus._lib import Message, MessageBus, MessageType, Variant
-from tests.dbus.caller import close
+from tcmu_retry.dbus._lib import Message, MessageType, Variant
+from tests.dbus.offered import offered
 
 NAME = "org.freedesktop.systemd1"
 UNIT, JOB = "/org/freedesktop/systemd1/unit/tcmu", "/org/freedesktop/systemd1/job/7"
@@ -47,26 +45,9 @@ class Systemd:
 @contextmanager
 def systemd(address: str, job: str = "", restart: Callable[[], object] = lambda: None) -> Iterator[Systemd]:
     manager = Systemd(job, restart)
-    ready = threading.Event()
-    stop: list[Callable[[], object]] = []
-
-    async def serve() -> None:
-        bus = await MessageBus(bus_address=address).connect()
-        bus.add_message_handler(manager.answer)
-        await bus.request_name(NAME)
-        over = asyncio.Event()
-        stop.append(partial(asyncio.get_running_loop().call_soon_threadsafe, over.set))
-        ready.set()
-        await over.wait()
-        await close(bus)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield manager
-    finally:
-        for each in manager.restarting:
-            each.join()
-        stop[0]()
-        thread.join()
+    with offered(address, NAME, manager.answer):
+        try:
+            yield manager
+        finally:
+            for each in manager.restarting:
+                each.join()

@@ -57,6 +57,27 @@ echo NODE > "$new/etc/hostname"
 cat > "$new/etc/corosync/corosync.conf" <<'END'
 {COROSYNC}
 END
+cat > "$new/usr/local/sbin/store" <<'END'
+#!/bin/bash
+# store linear|error: the node's way to the disk, or none
+for each in /sys/block/vd*; do
+    [ "$(cat "$each/serial")" = shared ] && disk=/dev/$(basename "$each")
+done
+table="0 {SECTORS} error"
+[ "$1" = error ] || table="0 {SECTORS} linear $disk 0"
+if [ -e {STORE} ]; then
+    dmsetup suspend --noflush --nolockfs store && dmsetup load store --table "$table" && dmsetup resume store
+else
+    dmsetup create store --addnodeoncreate --table "$table"
+fi
+END
+cat > "$new/usr/local/sbin/network" <<'END'
+#!/bin/bash
+nic=$(basename /sys/class/net/e*)
+ip address add ADDRESS/24 dev "$nic"
+ip link set "$nic" up
+END
+chmod +x "$new"/usr/local/sbin/{{store,network}}
 cat > "$units/network.service" <<'END'
 [Unit]
 Before=corosync.service tcmu-retryd.service
@@ -65,9 +86,8 @@ DefaultDependencies=no
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=modprobe -a virtio_net dm-mod
-ExecStart=bash -c 'nic=$(basename /sys/class/net/e*); ip address add ADDRESS/24 dev $nic; ip link set $nic up'
-ExecStart=bash -c 'for each in /sys/block/vd*; do [ $(cat $each/serial) != shared ] || dmsetup create store \
-    --addnodeoncreate --table "0 {SECTORS} linear /dev/$(basename $each) 0"; done'
+ExecStart=/usr/local/sbin/network
+ExecStart=/usr/local/sbin/store linear
 END
 for each in tcmu-retryd corosync pacemaker; do
     mkdir "$units/$each.service.d"
@@ -104,7 +124,7 @@ class Cluster:
                 "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
             )
             self.nodes[name] = SystemdGuest(
-                f"node-{name}", disks=0, options=[*lan(port, number), *shared],
+                f"node-{name}", "1G", disks=0, options=[*lan(port, number), *shared],
                 prepare=PREPARE.replace("NODE", name).replace("ADDRESS", address),
             )  # fmt: skip
 
@@ -114,22 +134,10 @@ class Cluster:
 
     def place(self) -> str:
         """Where the LUN and its address are; "" while they are on the way."""
-        found = self.run("crm_mon --one-shot --inactive --as-xml 2>/dev/null; true")
+        time.sleep(1)  # each look costs an emulated processor as much
+        found = self.run("crm_mon --one-shot --inactive --output-as=xml 2>/dev/null; true")
         places = re.findall(r'<resource id="vm1[^>]*role="Started"[^>]*>\s*<node name="(\w)"', found)
         return places[0] if len(places) == 2 and len(set(places)) == 1 else ""
-
-    def fail(self, name: str) -> None:
-        """The node's way to the disk ends in EIO."""
-        self._load(name, "error")
-
-    def mend(self, name: str) -> None:
-        self._load(name, "linear $(dmsetup deps -o blkdevname store | sed 's/.*(\\(.*\\))/\\/dev\\/\\1/') 0")
-
-    def _load(self, name: str, table: str) -> None:
-        self.nodes[name].run(
-            f'table="0 {SECTORS} {table}"; dmsetup suspend --noflush --nolockfs store'
-            ' && dmsetup load store --table "$table" && dmsetup resume store'
-        )
 
     def kill(self, name: str) -> None:
         self.nodes.pop(name).close()
@@ -180,7 +188,7 @@ def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(
     1  b's way to the disk fails, its commands are held    standby of b: answered BUSY, and a has the LUN
     2  b is there again    a is switched off: b has the LUN    nothing that fsync returned for is missing
     """
-    online = 'crm_mon --one-shot --as-xml 2>/dev/null | grep -c \'online="true".*type="member"\'; true'
+    online = 'crm_mon --one-shot --output-as=xml 2>/dev/null | grep -c \'online="true".*type="member"\'; true'
     eventually(lambda: cluster.run(online).strip() == "2", START, "two nodes online")
     for node in cluster.nodes.values():
         eventually(lambda node=node: node.look("systemctl is-active tcmu-retryd") == "active", START, "tcmu-retryd")
@@ -189,6 +197,9 @@ def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(
     cluster.run("pcs property set stonith-enabled=false")
     for command in pasted:
         cluster.run(command)
+    cluster.run(
+        "pcs resource update vm1 op start timeout=300s op stop timeout=300s op monitor interval=10s timeout=120s"
+    )
     first = eventually(cluster.place, START, "the LUN on a node")
     second = next(name for name in NODES if name != first)
 
@@ -216,14 +227,14 @@ def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(
         time.sleep(30)
         assert cluster.place() == second
 
-        cluster.fail(second)
+        cluster.nodes[second].run("store error")
         held = "tcmu-retry --json queue list vm1 | grep -c '\"serial\"'; true"
         eventually(lambda: int(cluster.nodes[second].run(held, timeout=120).out), 60, "held commands")
         time.sleep(15)  # the monitor has looked
         assert cluster.place() == second
         cluster.run(f"pcs node standby {second}")
         moves("storage away on one node", first)
-        cluster.mend(second)
+        cluster.nodes[second].run("store linear")
         cluster.run(f"pcs node unstandby {second}; pcs resource cleanup")
         eventually(lambda: cluster.run(online).strip() == "2", 60, "both nodes")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.outage import TABLE
-from tcmu_retry.core.policy import SETTINGS, Fallback
+from tcmu_retry.core.policy import CLASSES, QEMU, SETTINGS, Fallback
 from tcmu_retry.daemon.config import OWN, Source
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import ACTION, DEVICE, MANAGER
@@ -94,6 +94,13 @@ def test_the_policies_by_use_are_read_by_the_daemon(tmp_path: Path) -> None:
     for block in shown:
         (tmp_path / "devices.d/vm1.toml").write_text(block)
         assert Source(tmp_path).device("vm1").path.endswith("/vm1")
+
+
+def test_the_site_s_reference_has_every_setting() -> None:
+    pages = runpy.run_path(str(ROOT / "docs/reference.py"))["PAGES"]
+    settings = "\n".join(pages["settings"]())
+    for word in (*SETTINGS, "path", *OWN, *CLASSES, *QEMU):
+        assert f"`{word}`" in settings, word
 
 
 def test_each_page_of_the_site_s_reference_has_its_place_and_says_something() -> None:

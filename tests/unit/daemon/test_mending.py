@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import struct
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tcmu_retry.backends.base import BackendError
+from tcmu_retry.backends.file import open_backend
 from tcmu_retry.core import events
 from tcmu_retry.daemon import mending
-from tcmu_retry.daemon.api import ApiError
+from tcmu_retry.daemon.api import ApiError, Notice
+from tcmu_retry.daemon.config import DeviceConfig
+from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.lun import Lun
+from tcmu_retry.daemon.records import Memory
+from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
-from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
-from tests.unit.daemon.rig import BLOCK, Rig, served, until
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedCommand, SimulatedKernel
+from tests.unit.daemon.rig import BLOCK, BLOCKS, NoRecords, Rig, served, until
 
 
 @pytest.fixture(autouse=True, params=["reference", "native"])
@@ -234,5 +244,107 @@ def test_io_of_an_earlier_process_keeps_a_broken_ring_as_it_is() -> None:
         assert await rig.answer(rig.write(0, b"x" * BLOCK)) == "GOOD"
         await rig.device.withdraw()
         await rig.device.detach()
+
+    asyncio.run(whole())
+
+
+def test_over_a_file_whose_io_runs_in_the_loop(tmp_path: Path) -> None:
+    """The native pump's own way, no worker in it: GOOD    broken and mended, again and again    GOOD, on the disk."""
+    path = tmp_path / "storage"
+    path.write_bytes(bytes(BLOCKS * BLOCK))
+
+    async def whole() -> None:
+        kernel = SimulatedKernel()
+        notices: list[Notice] = []
+        lost: list[Device] = []
+        device = Device(
+            Lun("vm1", lambda: "vm1", str(path), BLOCKS * BLOCK, BLOCK, "uio0", dict, dict),
+            DeviceConfig(str(path)),
+            lambda discards, _: Disk(DiskIdentity("vm1", "vm1"), BLOCK, BLOCKS * BLOCK, can_discard=discards),
+            lambda: open_backend(str(path)),
+            notices.append,
+            lambda device: None,
+            lost.append,
+            Memory(NoRecords(tmp_path), "vm1", str(path)),
+            {},
+            lambda changes: None,
+        )
+        await device.attach(kernel, fresh=True)
+        for number in range(5):
+            data = bytes([number + 1]) * BLOCK * 8
+            command = kernel.submit(struct.pack(">BxIxHx", 0x2A, number * 8, 8), data)
+            await until(lambda asked=command: asked.status is not None, "an answer")  # type: ignore[misc]
+            assert command.status == 0
+            assert path.read_bytes()[number * 8 * BLOCK :].startswith(data)
+            kernel.damage()
+            await until(
+                lambda times=number + 1: [each.code for each in notices].count(events.RING_MENDED) == times,  # type: ignore[misc]
+                "a ring in order",
+            )
+        await device.withdraw()
+        await device.detach()
+        assert not lost
+        assert not kernel.open_ids
+
+    asyncio.run(whole())
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["write", "write", "read", "fail", "heal", "damage", "abort", "hold", "resume", "kick", "turn"]
+        ),
+        st.integers(0, 7),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_whatever_comes_with_it_everything_is_answered_once(steps: list[tuple[str, int]]) -> None:
+    """Twice would break the simulated ring; and what was answered BUSY for it is never written afterwards."""
+
+    async def whole() -> None:
+        sent: list[SimulatedCommand] = []
+        async with served() as rig:
+            for what, number in steps:
+                match what:
+                    case "write":
+                        sent.append(rig.write(number, b"data"))
+                    case "read":
+                        sent.append(rig.read(number))
+                    case "fail":
+                        rig.storage.fail(errno.ENOLINK if number % 2 else errno.EIO)
+                    case "heal":
+                        rig.storage.errors.clear()
+                    case "damage" if not rig.device.status().ring_error:
+                        rig.kernel.damage()
+                    case "abort" if not rig.device.status().ring_error:
+                        rig.kernel.abort(sent[-number - 1 :: 2])
+                    case "hold":
+                        rig.device.hold("a test")
+                    case "resume":
+                        rig.device.resume()
+                    case "kick":
+                        rig.device.kick()
+                    case "turn":
+                        await asyncio.sleep(0.001 * number)
+            rig.storage.errors.clear()
+            rig.device.resume()
+            await until(lambda: not rig.device.status().ring_error, "a ring in order")
+
+            def answered() -> bool:
+                rig.device.kick()
+                return all(command.status is not None for command in sent)
+
+            await until(answered, "all answers")
+            for command in sent:
+                assert command.status in (0, 8, 0x40)
+            for _ in range(1000):
+                if (answer := await rig.answer(rig.write(9, b"after"))) != "BUSY":
+                    break
+                await asyncio.sleep(0.001)  # it may be found out only now
+            assert answer == "GOOD"
 
     asyncio.run(whole())

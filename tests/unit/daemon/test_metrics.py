@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import runpy
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -170,7 +171,10 @@ def names() -> set[str]:
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    documented = set(re.findall(r"^\| `(tcmu_retry_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
+    page = re.compile(r"^\| `(tcmu_retry_\w+)`", re.MULTILINE)
+    documented = set(page.findall((ROOT / "docs/metrics.md").read_text()))
+    reference = runpy.run_path(str(ROOT / "docs/reference.py"))["PAGES"]["metrics"]
+    assert set(page.findall("\n".join(reference()))) == documented
     histogram = "tcmu_retry_outage_duration_seconds"
     assert documented == {histogram if name.startswith(histogram) else name for name in names()}
 
