@@ -156,11 +156,13 @@ def waits_for_its_answer(lun: Lun) -> bool:
 
 
 def gave_up(lun: Lun) -> tuple[float, str] | None:
-    """When its initiator gave the first command up (uptime), and the kernel's words. Read ahead does not count."""
+    """When its initiator gave the first write up (uptime), and the kernel's words; read ahead has only one try."""
     node = lun.disk.removeprefix("/dev/")
-    lines = lun.lab.guest.run("dmesg").out
-    found = re.search(rf"^\[ *([\d.]+)\] .*\[{node}\] (.*FAILED Result: hostbyte=DID_ERROR.*)", lines, re.MULTILINE)
-    return (float(found[1]), found[2]) if found else None
+    failed = rf"^\[ *([\d.]+)\] .*\[{node}\] (tag#\d+) (FAILED Result: hostbyte=DID_ERROR.*)\n"
+    found = re.search(
+        rf"{failed}.*\[{node}\] \2 CDB: (?:Write|Synchronize)", lun.lab.guest.run("dmesg").out, re.MULTILINE
+    )
+    return (float(found[1]), found[3]) if found else None
 
 
 def new_logins(lab: Lab) -> int:
