@@ -37,6 +37,7 @@ from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.mending import Mending
 from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
+from tcmu_retry.daemon.sharing import Sharing
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.daemon.windows import LOOK_SECONDS
@@ -93,6 +94,8 @@ class Device:
         self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
         self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
         self._engine = Engine(self.policy, config.budgets, random.random)
+        self._engine.set_initiator(config.initiator)
+        self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[None] | None = None
@@ -222,6 +225,7 @@ class Device:
         for handle in (self._expiry, self._reopening, self._mending):
             if handle is not None:
                 handle.cancel()
+        self._sharing.stop()
         self._hangs.stop()
         self._commands.stop()
         await self._storage.close(flush)
@@ -237,6 +241,12 @@ class Device:
 
     def login_waits(self, portal: str) -> None:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
+        if self._engine.late_count:
+            log.warning(
+                "LUN %s: a login waits while the answer to task management is put off; in this outage it is given at"
+                " once from now on. If its initiators' time-outs are not Linux's usual ones, say so with initiator=",
+                self.name,
+            )
         self._commands.release(portal)
 
     # ---- a ring that is broken
@@ -310,7 +320,8 @@ class Device:
         async with self._drained():
             if size < self.lun.size:
                 await self._storage.forget_unflushed()  # what is written again must not lie beyond
-            beyond = [each for each in self._engine.held() if any(one.end > size for one in each.request.extents)]
+            waiting = [each for each in self._engine.held() if not each.late]
+            beyond = [each for each in waiting if any(one.end > size for one in each.request.extents)]
             if beyond:
                 raise BackendError(
                     f"{len(beyond)} held commands of {self.name} lie beyond {size} bytes; end them first, for example"
@@ -370,6 +381,7 @@ class Device:
 
     def _acted(self) -> None:
         self._disk.health = view.health(self.config.health, self._engine)
+        self._sharing.see(self._engine.late_count)
         self._changed()
 
     def _emit(self, code: str, direction: Direction | None, fields: Mapping[str, object]) -> None:
@@ -453,9 +465,11 @@ class Device:
     def _chain(self) -> list[Link]:
         """All of it but the storage. Blocking."""
         profile = self.config.initiator
+        if sharers := self.lun.sharers():
+            profile = profile.at_once(sharers)
         windows: dict[str, tuple[int, int | None]] = {}
         for name, window in self.lun.windows().items():
-            opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
+            opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight  # by all
             windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
             *policy_links(self.policy, profile),
@@ -485,6 +499,7 @@ class Device:
         def use() -> None:
             self.config = replace(self.config, policy=config.policy, **live)
             self._engine.set_budgets(config.budgets)
+            self._engine.set_initiator(config.initiator)
             use_policy()
 
         return lines, use

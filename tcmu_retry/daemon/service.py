@@ -319,6 +319,7 @@ class Service:
                 partial(configfs.attributes, uio),
                 partial(configfs.windows, uio.configfs),
                 attributes.write_cache,
+                partial(configfs.sharers, uio.configfs),
             )
             self._places[uio.uio] = uio.configfs
             loop = asyncio.get_running_loop()
