@@ -434,7 +434,7 @@ def test_what_a_journal_proves_is_taken_up_and_nothing_is_reset(machine: Machine
     machine.die(channel, fetch=False)
 
 
-@pytest.mark.parametrize("what", ["drop", "another boot", "another device", "plant"])
+@pytest.mark.parametrize("what", ["drop", "another boot", "another device", "a later version", "plant"])
 def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
     machine: Machine, what: str, tmp_path: Path
 ) -> None:
@@ -450,12 +450,17 @@ def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
         case "another device":
             (tmp_path / "uio0").rename(tmp_path / "uio1")
             (tmp_path / "uio0").mkdir()
+        case "a later version":
+            with (machine.directory / "uio0").open("r+b") as file:
+                file.seek(8)
+                file.write(b"\2")
         case "plant":
             (machine.directory / "uio0").chmod(0o666)
     channel = machine.open()
     assert machine.asked == ["block 1", "reset"]
-    [(count, _)] = machine.refused
+    [(count, why)] = machine.refused
     assert count == 2
+    assert what != "a later version" or "it has version 2, and this is written for version 1" in why
     if what == "plant":
         assert channel.journal is None
     else:
