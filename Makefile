@@ -6,8 +6,8 @@ BIN := .venv/bin
 # What a guest runs besides the project, and what boots it.
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
-SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils \
-	$(DEB_PACKAGES)
+SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils dbench \
+	stress-ng $(DEB_PACKAGES)
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
 
