@@ -17,7 +17,7 @@ SIZE = 320  # MiB; mkfs.xfs takes no less than 300
 PLACE = "/run/stress"
 LOADS = {
     "stress-ng": f"stress-ng --class filesystem --sequential 1 --timeout 1 --temp-path {PLACE}"
-    " --hdd-bytes 32m --fallocate-bytes 32m --iomix-bytes 32m --copy-file-bytes 32m",
+    " --hdd-bytes 32m --fallocate-bytes 32m --iomix-bytes 32m --copy-file-bytes 128m",
     "dbench": f"dbench -t 20 -c /usr/share/dbench/client.txt -D {PLACE} 2",
     "fio": f"fio --name=v --directory={PLACE} --rw=randrw --bs=4k --size=32m --direct=1 --ioengine=libaio --iodepth=16"
     " --time_based --runtime=20 --verify=crc32c --verify_backlog=256 --verify_fatal=1 --serialize_overlap=1",
@@ -42,7 +42,7 @@ def stress(lab: Lab, lun: Lun, file_system: str, outage: bool) -> dict[str, Run]
     for name, command in LOADS.items():
         log = f"stress-{kind}-{file_system}-{name}.log"
         lab.guest.run("dmesg --clear")
-        lab.guest.start(f"{command}; echo; echo end $?", log)
+        lab.guest.start(f"{command}; code=$?; echo; echo end $code", log)
         if outage:
             time.sleep(OUTAGE)
             lun.storage.fail()
