@@ -50,6 +50,19 @@ class Record:
     data: memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Where somebody else goes on with it, in the same format. start, next: places; file: to reserve memory with."""
+
+    memory: memoryview
+    file: int
+    room: int
+    start: int
+    next: int
+    number: int
+    flushed: int
+
+
 class Shelf:
     """One LUN's. Calls must come one at a time."""
 
@@ -69,7 +82,7 @@ class Shelf:
         self._room = _RECORDS  # bytes that have memory
         self._next = _RECORDS
         self._number = 0
-        self._live: dict[int, int] = {}  # place by number
+        self._live: dict[int, int] = {}  # place by number, oldest first
 
     def begin(self, lost: bool = False) -> None:
         """The file is new. lost: what is not flushed is not here. Raises OSError where there is no memory."""
@@ -91,6 +104,18 @@ class Shelf:
             raise ShelfError("its log is of another device")
         if self._get(_LOST):
             raise ShelfError("its log was not complete")
+        return self.reread()
+
+    def lend(self) -> Loan:
+        """All of it, to somebody else who writes records and what was flushed; until `reread`."""
+        live = next(iter(self._live), self._number + 1)
+        start = self._live.get(live, self._next)
+        self._put(_START, start)
+        return Loan(self._memory, self._fd, self._room, start, self._next, self._number, live - 1)
+
+    def reread(self) -> list[Record]:
+        """What is not flushed, as it stands there."""
+        self._live.clear()
         found = list(self._walk())
         self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
         return found
@@ -122,6 +147,11 @@ class Shelf:
         return self._number
 
     @property
+    def capacity(self) -> int:
+        """Bytes for records."""
+        return self._size - _RECORDS
+
+    @property
     def used(self) -> int:
         """Bytes from the first record that is not flushed to the last."""
         if not self._live:
@@ -130,7 +160,7 @@ class Shelf:
 
     @property
     def _first(self) -> int:
-        return self._live[min(self._live)]
+        return next(iter(self._live.values()))
 
     def put(self, kind: int, offset: int, length: int, pieces: Sequence[memoryview]) -> memoryview | None:
         """Note a change; the data as it is kept. None: there is no room, or there was none before."""
@@ -172,6 +202,8 @@ class Shelf:
 
     def flushed(self, number: int) -> None:
         """Everything up to this number is durable."""
+        if number <= self._get(_FLUSHED):
+            return
         self._put(_FLUSHED, number)
         for old in [each for each in self._live if each <= number]:
             del self._live[old]

@@ -118,16 +118,66 @@ void loop_free_slot(struct loop *loop, struct slot *slot)
 
 /* ---- from the ring to the storage */
 
+/* With a replay log, writes that overlap come one after the other: nobody would know their order to make them again. */
+static bool overlaps(const struct loop *loop, const struct plain_request *request)
+{
+    for (const struct slot *slot = loop->writing; slot; slot = slot->behind)
+        if (slot->request.offset < request->offset + request->length &&
+            request->offset < slot->request.offset + slot->request.length)
+            return true;
+    return false;
+}
+
+static void note_start(struct loop *loop, struct slot *slot)
+{
+    slot->mark = shelf_mark(&loop->shelf);
+    if (slot->request.op != PLAIN_WRITE)
+        return;
+    slot->before = NULL;
+    slot->behind = loop->writing;
+    if (slot->behind)
+        slot->behind->before = slot;
+    loop->writing = slot;
+}
+
+static void note_success(struct loop *loop, struct slot *slot)
+{
+    if (slot->request.op == PLAIN_FLUSH)
+        shelf_flushed(&loop->shelf, slot->mark);
+    if (slot->request.op != PLAIN_WRITE)
+        return;
+    shelf_put(&loop->shelf, slot->request.offset, slot->request.length, slot->iovs, slot->iov_count);
+    if (slot->before)
+        slot->before->behind = slot->behind;
+    else
+        loop->writing = slot->behind;
+    if (slot->behind)
+        slot->behind->before = slot->before;
+}
+
+void loop_lend(struct loop *loop, const struct shelf *shelf)
+{
+    loop->shelf = *shelf;
+    loop->writing = NULL;
+}
+
+void loop_take_back(struct loop *loop)
+{
+    loop->shelf.memory = NULL;
+    loop->writing = NULL;
+}
+
 /* Whether it was started; otherwise Python runs it. */
 static bool start(struct loop *loop, const struct ring_entry *entry, double now)
 {
     struct plain_request request;
     struct io_uring_sqe *sqe;
     struct slot *slot;
+    bool logged;
 
     if (entry->count > IOVS_AT_ONCE || (loop->ring.journal && entry->id >= loop->ring.journal_room) ||
         !plain_read(entry->cdb, entry->cdb_length, entry->data_length, &loop->disk, &request) ||
-        !(slot = take_slot(loop)))
+        (loop->writing && request.op == PLAIN_WRITE && overlaps(loop, &request)) || !(slot = take_slot(loop)))
         return false;
     if (entry->count > slot->iov_room) {
         struct iovec *iovs = malloc(entry->count * sizeof *iovs);
@@ -139,6 +189,11 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
             free(slot->iovs);
         slot->iovs = iovs;
         slot->iov_room = entry->count;
+    }
+    logged = loop->shelf.memory != NULL;
+    if (logged && request.op == PLAIN_WRITE && !shelf_promise(&loop->shelf, request.length)) {
+        loop_free_slot(loop, slot);
+        return false;
     }
     for (uint32_t i = 0; i < entry->count; i++) {
         slot->iovs[i].iov_base = loop->ring.memory + entry->iovs[i].offset;
@@ -166,9 +221,11 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
             io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
         else
             io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
-        sqe->rw_flags = (int)loop->write_flags;
+        sqe->rw_flags = logged && !request.fua ? 0 : RWF_DSYNC;
     }
     io_uring_sqe_set_data64(sqe, slot->number);
+    if (logged)
+        note_start(loop, slot);
     loop->out++;
     add(&loop->in_flight, 1);
     return true;
@@ -182,7 +239,7 @@ static int scan(struct loop *loop)
     uint32_t head, at;
     double now;
 
-    if (!ring_unfetched(ring))
+    if (loop->hold || !ring_unfetched(ring))
         return 0;
     if ((loop->fault = ring_find_head(ring, &head)))
         return LOOP_BROKEN;
@@ -251,6 +308,8 @@ static int take(struct loop *loop, uint64_t who, int result)
     slot = loop_slot(loop, (uint32_t)who);
     loop->out--;
     if (!slot->handed_over && result >= 0 && (uint64_t)result == slot->request.length) {
+        if (loop->shelf.memory)
+            note_success(loop, slot);
         /* The data is in place before the tail says so: ring_complete stores it with release. */
         if ((loop->fault = ring_complete(&loop->ring, slot->id, 0, NULL, 0, false)))
             return LOOP_BROKEN;
@@ -302,7 +361,7 @@ static int ring_bell(struct loop *loop)
 static bool pending(struct loop *loop)
 {
     unsigned flags = __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED);
-    return ring_unfetched(&loop->ring) || io_uring_cq_ready(&loop->uring) ||
+    return (!loop->hold && ring_unfetched(&loop->ring)) || io_uring_cq_ready(&loop->uring) ||
            flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) ||
            atomic_load_explicit(&loop->roused, memory_order_relaxed);
 }
@@ -315,7 +374,7 @@ static int tolerate(int result)
         nanosleep(&millisecond, NULL);
         return 0;
     }
-    return result == -EINTR || result > 0 ? 0 : result;
+    return result == -EINTR || result == -ETIME || result > 0 ? 0 : result;
 }
 
 static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
@@ -361,6 +420,8 @@ static bool look_on(struct loop *loop)
 /* Until there may be something to do. */
 static int sleep_on(struct loop *loop)
 {
+    struct __kernel_timespec soon = {0, 10000000};
+    struct io_uring_cqe *cqe;
     int result;
 
     atomic_store(&loop->asleep, 1);
@@ -371,7 +432,8 @@ static int sleep_on(struct loop *loop)
         arm(loop, loop->uio, UIO, &loop->uio_armed);
         arm(loop, loop->wake, WAKE, &loop->wake_armed);
         add(&loop->sleeps, 1);
-        result = io_uring_submit_and_wait(&loop->uring, 1);
+        result = loop->hold ? io_uring_submit_and_wait_timeout(&loop->uring, &cqe, 1, &soon, NULL)
+                            : io_uring_submit_and_wait(&loop->uring, 1);
     }
     atomic_store(&loop->asleep, 0);
     return result;
@@ -409,7 +471,7 @@ int loop_run(struct loop *loop)
         }
         if (loop->removed)
             return LOOP_REMOVED;
-        if (atomic_exchange(&loop->roused, 0))
+        if (atomic_exchange(&loop->roused, 0) || loop->hold)
             return LOOP_ROUSED;
     }
 }

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tcmu_retry.backends.base import Identity
+from tcmu_retry.backends.base import Backend, Identity
 from tcmu_retry.pump.base import Closed, Command, Event, Probed, Shape
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import Direction, Reply, Status
@@ -151,10 +151,14 @@ class Rig:
         self.channel = self.kernel.open()
         self.channel.__class__ = Channel
         self.pump = self.pump_class(
-            "vm1", self.channel, self.storage, BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
+            "vm1", self.channel, self.backend(), BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
         )
         self.pump.shape(Shape(BLOCK, BLOCKS, True) if shape else None)
         self._taken: deque[Event] = deque()
+
+    def backend(self) -> Backend:
+        """What the pump uses."""
+        return self.storage
 
     @staticmethod
     def sense_reply(sense: Sense) -> Reply:
