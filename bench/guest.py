@@ -20,7 +20,7 @@ from tests.vm.lab import CORE, LOOPBACK, Lab, Lun, Storage, eventually
 
 SIZE = 96  # MiB of a LUN
 TARGET = "/sys/kernel/config/target"
-FILES = "/run/bench"  # an ext4 on a RAM disk
+FILES = "/run/bench"  # an ext4 on a RAM disk that does not wait (null_blk): on brd each request would need a thread
 WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
@@ -103,9 +103,12 @@ class Bench:
         """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
         self.lab.up()
         room = (3 * self.luns + 1) * SIZE + 128
+        null = "/sys/kernel/config/nullb/files"
         self.guest.run(
-            f"modprobe brd rd_nr={2 + 1} rd_size={max(room, SIZE) << 10} && mkfs.ext4 -q -E nodiscard /dev/ram2 &&"
-            f" mkdir -p {FILES} && mount -o noatime /dev/ram2 {FILES} &&"
+            f"modprobe brd rd_nr=2 rd_size={SIZE << 10} && modprobe null_blk nr_devices=0 && mkdir {null} &&"
+            f" echo {room} > {null}/size && echo 4096 > {null}/blocksize && echo 0 > {null}/irqmode &&"
+            f" echo 1 > {null}/memory_backed && echo 1 > {null}/power && disk=/dev/nullb$(cat {null}/index) &&"
+            f" mkfs.ext4 -q -E nodiscard $disk && mkdir -p {FILES} && mount -o noatime $disk {FILES} &&"
             f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
             f" dd if=/dev/zero of={FILES}/$f$n bs=1M count={SIZE} status=none; done; done; sync",
             timeout=300,

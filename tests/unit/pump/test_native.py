@@ -16,10 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.file import open_backend
-from tcmu_retry.backends.replay import ReplayLog
-from tcmu_retry.backends.shelf import Shelf
 from tcmu_retry.pump import select as selection
 from tcmu_retry.pump.base import Arrived, Closed, Finished, Shape, TaskManagement
 from tcmu_retry.pump.native import core
@@ -41,6 +38,7 @@ from tests.unit.pump.rig import (
     Rig,
     Storage,
     block,
+    make_log,
     patiently,
     read,
     write,
@@ -92,28 +90,12 @@ class OnFile(Storage):
         os.close(self.descriptor)
 
 
-def make_log(limit: int = 64 << 20) -> ReplayLog:
-    shelf = Shelf(os.memfd_create("shelf", os.MFD_CLOEXEC), "vm1", limit + (32 << 20))
-    shelf.begin()
-    return ReplayLog(limit, shelf)
-
-
 class NativeRig(Rig):
-    """`log`: of write-back, where it is that."""
-
     pump_class = NativePump
-    write_back = False
     storage: OnFile
 
     def __init__(self, **how) -> None:
-        self.log = self.make_log() if self.write_back else None
         super().__init__(storage=OnFile(), **how)
-
-    def make_log(self) -> ReplayLog:
-        return make_log()
-
-    def backend(self) -> Backend:
-        return self.log.over(self.storage) if self.log is not None else self.storage
 
     def end(self) -> None:
         super().end()
@@ -125,13 +107,15 @@ def runs(rig: Rig, count: int = 1) -> None:
     patiently(lambda: rig.pump.statistics().in_flight == count)
 
 
-@pytest.fixture(scope="module", params=["writethrough", "writeback"], autouse=True)
+@pytest.fixture(scope="module", params=["writethrough", "writeback"])
 def cache(request):
     NativeRig.write_back = request.param == "writeback"
+    yield
+    NativeRig.write_back = False
 
 
 @pytest.fixture
-def make_rig() -> type[NativeRig]:
+def make_rig(cache) -> type[NativeRig]:
     return NativeRig
 
 
@@ -323,6 +307,7 @@ class Instructions:
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="something else traces")
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("kind", [NativePump, ReferencePump])
 def test_no_python_runs_for_a_command_that_succeeds(kind):
     """On the reference pump the same counter counts, so it does count."""
@@ -610,6 +595,7 @@ STEPS = st.lists(
 )
 
 
+@pytest.mark.usefixtures("cache")
 @settings(deadline=None, max_examples=200)
 @given(steps=STEPS, choices=st.lists(st.integers(0, 29), max_size=20), late=st.booleans())
 def test_any_mix_is_answered_once_each(steps, choices, late):

@@ -19,30 +19,29 @@ from tcmu_retry.scsi.request import Status
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
 from tests.unit.killed import stepped
 from tests.unit.pump.loop import Loop
-from tests.unit.pump.rig import BLOCK, BLOCKS, SYNC, block, patiently, read, write
+from tests.unit.pump.rig import BLOCK, BLOCKS, REPLAY_BYTES, SHELF, SYNC, block, patiently, read, write
 from tests.unit.pump.test_native import NativeRig, OnFile
-
-ROOM = 96 << 20
 
 
 class Back(NativeRig):
     """Write-back over a file; `left`: what stands on the shelf."""
 
     write_back = True
+    log: ReplayLog
 
-    def __init__(self, limit: int = 64 << 20, **how) -> None:
+    def __init__(self, limit: int = REPLAY_BYTES, **how) -> None:
         self._limit = limit
         self.shelf = os.memfd_create("shelf", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, self.shelf)
         super().__init__(**how)
 
     def make_log(self) -> ReplayLog:
-        shelf = Shelf(os.dup(self.shelf), "vm1", ROOM)
+        shelf = Shelf(os.dup(self.shelf), "vm1", SHELF)
         shelf.begin()
         return ReplayLog(self._limit, shelf)
 
     def left(self) -> list[Record]:
-        return Shelf(os.dup(self.shelf), "vm1", ROOM).resume()
+        return Shelf(os.dup(self.shelf), "vm1", SHELF).resume()
 
     def noted(self) -> list[tuple[int, bytes]]:
         return [(record.offset // BLOCK, bytes(record.data)) for record in self.left()]
@@ -254,7 +253,7 @@ class World:
         self.channel = self.kernel.open()
         self.storage = OnFile()
         self.file = os.memfd_create("shelf", os.MFD_CLOEXEC)
-        self.shelf = Shelf(os.dup(self.file), "vm1", ROOM)
+        self.shelf = Shelf(os.dup(self.file), "vm1", SHELF)
         self.shelf.begin()
         for letter in "no":
             self.shelf.put(WRITE, 0, BLOCK, [memoryview(block(letter))])
@@ -269,7 +268,7 @@ class World:
         loop.prepare(self.channel.fileno(), -1, os.eventfd(0), [])
         loop.enable()
         loop.serve(self.storage.descriptor, BLOCK, BLOCKS, 1 << 20, True)
-        loop.lend(self.shelf.lend(), 64 << 20)
+        loop.lend(self.shelf.lend(), REPLAY_BYTES)
         head = bytes(self.channel.memory[HEAD])
         self.channel.memory[HEAD] = self.first  # so that making the slots is over when it begins
         serve_all(loop)
@@ -279,7 +278,7 @@ class World:
 
     def check(self) -> None:
         self.channel.doorbell()
-        left = [chr(record.data[0]) for record in Shelf(os.dup(self.file), "vm1", ROOM).resume()]
+        left = [chr(record.data[0]) for record in Shelf(os.dup(self.file), "vm1", SHELF).resume()]
         assert all(record.data == bytes(record.data[:1]) * BLOCK for record in self.shelf.reread())
         assert left[:2] == ["n", "o"] or not {"n", "o"} & set(left)
         if self.sync.status is not None:
