@@ -110,13 +110,14 @@ class Shelf:
         """All of it, to somebody else who writes records and what was flushed; until `reread`."""
         live = next(iter(self._live), self._number + 1)
         start = self._live.get(live, self._next)
-        self._put(_START, start)
         return Loan(self._memory, self._fd, self._room, start, self._next, self._number, live - 1)
 
     def reread(self) -> list[Record]:
         """What is not flushed, as it stands there."""
         self._live.clear()
         found = list(self._walk())
+        # Whoever wrote it may have been killed before it moved on; what it had flushed is room from now on.
+        self._put(_START, self._first if self._live else self._next)
         self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
         return found
 
