@@ -109,6 +109,16 @@ def test_a_full_log_is_flushed_and_never_grows_beyond_its_bound(make_rig):
     rig.end()
 
 
+def test_a_log_that_is_flushed_in_time_is_never_full(make_rig):
+    rig = make_rig(limit=20 * BLOCK)
+    rig.start()
+    for number in range(200):
+        assert rig.answer(rig.kernel.submit(write(number % BLOCKS), block("f"))) == Status.GOOD
+        assert rig.answer(rig.kernel.submit(SYNC)) == Status.GOOD
+    assert rig.storage.calls == []
+    rig.end()
+
+
 def test_the_loop_gets_the_log_back_under_a_load_that_never_pauses(make_rig):
     """A probe takes it away; what follows never lets the workers run dry by itself."""
     rig = make_rig(ring=1 << 18)
