@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tests.conformance.luns import RUNNER_UNPACKED, unpacked_runner
@@ -59,9 +59,8 @@ FULL = (
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
 ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
-Plan = dict[tuple[str, tuple[Load, ...]], tuple[str, ...]]
-PLAN: Plan = {("tcm_loop", GATES): ALL, ("iSCSI", GATES): (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)}
-PLAN_FULL: Plan = {("tcm_loop", FULL): ALL, ("iSCSI", GATES): ALL}
+LOOP, ISCSI = "tcm_loop", "iSCSI"
+OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ class Bench:
         for number, path in enumerate(paths):
             storage = Storage(self.guest, f"{prefix}{number}", 0, SIZE)
             lun = self.lab.export(storage, settings, "--size", f"{SIZE}M", path=path)
-            candidate.disks.setdefault("tcm_loop", []).append(self._loop(f"{CORE}/user_*/{lun.name}"))
+            candidate.disks.setdefault(LOOP, []).append(self._loop(f"{CORE}/user_*/{lun.name}"))
             candidate.iqn = candidate.iqn or lun.iqn
 
     def _peers(self) -> None:
@@ -159,7 +158,7 @@ class Bench:
 
     def _add(self, name: str, store: str, number: int, pid: int = 0) -> None:
         candidate = self.candidates.setdefault(name, Candidate(name, pid))
-        candidate.disks.setdefault("tcm_loop", []).append(self._loop(store))
+        candidate.disks.setdefault(LOOP, []).append(self._loop(store))
         candidate.iqn = candidate.iqn or self._target(store)
 
     def _loop(self, store: str) -> str:
@@ -242,14 +241,13 @@ class Bench:
             spent[1] / max(spent[0], 1),
         )  # fmt: skip
 
-    def round(self, plan: Plan, seconds: float) -> Iterator[Sample]:
-        for (path, loads), names in plan.items():
-            for load in loads:
-                for candidate in (self.candidates[name] for name in names):
-                    if path == "iSCSI" and path not in candidate.disks:
-                        candidate.disks[path] = [self._login(candidate.iqn)]
-                    if len(candidate.disks.get(path, ())) >= load.luns:
-                        yield self.run(path, load, candidate, seconds)
+    def round(self, path: str, loads: Sequence[Load], names: Sequence[str], seconds: float) -> Iterator[Sample]:
+        for load in loads:
+            for candidate in (self.candidates[name] for name in names):
+                if path == ISCSI and path not in candidate.disks:
+                    candidate.disks[path] = [self._login(candidate.iqn)]
+                if len(candidate.disks.get(path, ())) >= load.luns:
+                    yield self.run(path, load, candidate, seconds)
 
 
 def _counters(text: str) -> tuple[int, int, int, int]:
@@ -264,8 +262,10 @@ def _counters(text: str) -> tuple[int, int, int, int]:
     return sum(processors), processors[3], ticks, switches
 
 
-def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
-    """Everything of one guest, as JSON takes it, after each round."""
+def measure(path: str, full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
+    """Everything of one guest, as JSON takes it, after each round. path: LOOP or ISCSI."""
+    loads = FULL if full and path == LOOP else GATES
+    names = ALL if full or path == LOOP else OVER_ISCSI
     guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
     bench = Bench(guest, 16 if full else 1)
     try:
@@ -275,7 +275,7 @@ def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, objec
         ).strip()
         samples: list[dict[str, object]] = []
         for number in range(1, rounds + 1):
-            for sample in bench.round(PLAN_FULL if full else PLAN, seconds):
+            for sample in bench.round(path, loads, names, seconds):
                 samples.append(asdict(sample))
                 text = f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}"
                 print(text, file=sys.stderr, flush=True)

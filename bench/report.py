@@ -51,9 +51,7 @@ def gate(load: str) -> tuple[float, float]:
 
 
 def guest(told: Mapping[str, Any]) -> list[str]:
-    table = rows(told["samples"])
-    gated = {load.name for load in GATES}
-    lines = [
+    return [
         "## In a guest",
         "",
         f"Linux {told['kernel']}, 2 processors, emulated where the machine has no hardware virtualisation.",
@@ -73,6 +71,24 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         f"| {OURS_BRD} | a RAM disk, O_DIRECT, RWF_DSYNC | durable |",
         f"| {IBLOCK} | a RAM disk | durable |",
         "",
+        *_ratios_and_costs(told["samples"], "![ratios](performance.svg)"),
+    ]  # fmt: skip
+
+
+def iscsi(told: Mapping[str, Any]) -> list[str]:
+    return [
+        "## In a guest, over iSCSI",
+        "",
+        f"The same, logged in to the guest's own target. {told['rounds']} rounds, {told['seconds']:g} s a run.",
+        "",
+        *_ratios_and_costs(told["samples"]),
+    ]
+
+
+def _ratios_and_costs(samples: Iterable[Mapping[str, Any]], *more: str) -> list[str]:
+    table = rows(samples)
+    gated = {load.name for load in GATES}
+    lines = [
         "Ratios of IOPS. **Bold**: the gate against tcmu-runner is met (1.2; sequential 1.5), which takes at least"
         f" {ENOUGH} rounds to say.",
         "",
@@ -89,8 +105,7 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {path} | {load} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "![ratios](performance.svg)",
-        "",
+        *(line for one in more for line in (one, "")),
         "What bounds a row is in what the handler's process cost: CPU (µs) and voluntary context switches a command,",
         "and the share of the guest's processors that stood idle. Medians; the IOPS of every round stand behind them.",
         "",
