@@ -105,7 +105,7 @@ class Bench:
         null = "/sys/kernel/config/nullb/files"
         self.guest.run(
             f"modprobe brd rd_nr=2 rd_size={SIZE << 10} && modprobe null_blk nr_devices=0 && mkdir {null} &&"
-            f" echo {room} > {null}/size && echo 4096 > {null}/blocksize && echo 0 > {null}/irqmode &&"
+            f" echo {room} > {null}/size && echo 512 > {null}/blocksize && echo 0 > {null}/irqmode &&"
             f" echo 1 > {null}/memory_backed && echo 1 > {null}/power && disk=/dev/nullb$(cat {null}/index) &&"
             f" mkfs.ext4 -q -E nodiscard $disk && mkdir -p {FILES} && mount -o noatime $disk {FILES} &&"
             f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
