@@ -320,6 +320,11 @@ class ReplayLog:
             self._free.notify_all()
         return error or 0
 
+    def doubt(self, code: int) -> None:
+        """A flush failed that nobody had asked for."""
+        with self._free:
+            self._doubt(code)
+
 
 class Logged(Wrapper):
     """A backend whose changes are logged."""
@@ -351,6 +356,9 @@ class Logged(Wrapper):
 
     def settle(self, claim: Claim, error: int | None, pieces: Sequence[memoryview] = ()) -> int:
         return self._log.settle(claim, error, pieces)
+
+    def doubt(self, code: int) -> None:
+        self._log.doubt(code)
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():

@@ -10,6 +10,7 @@ BATCH: Final[int]  # the ring has entries, and all of them are for Python
 ENTRY: Final[int]  # the ring's next entry is for Python
 ENDED: Final[int]  # I/O that failed or was handed over: `ended`
 BELL: Final[int]  # completions were written, and the doorbell is Python's
+DOUBT: Final[int]  # the log was flushed for its own sake, and that failed: `doubt`
 REMOVED: Final[int]  # the device is gone
 READ: Final[int]
 WRITE: Final[int]
@@ -46,6 +47,13 @@ class Core:
         """
 
     def take_back(self) -> None: ...
+    @property
+    def flushing(self) -> bool:
+        """The log, for its own sake; not to be lent again before that has ended."""
+
+    @property
+    def doubt(self) -> int:
+        """Why that failed, an errno."""
 
     hold: bool  # `run` fetches nothing and comes back soon, with ROUSED at the latest
 

@@ -136,6 +136,7 @@ cdef extern from "loop.h" nogil:
         uint8_t *excluding
         shelf shelf
         bint hold
+        bint flushing
         uint64_t serial
         slot *ended
         int result
@@ -157,11 +158,11 @@ cdef extern from "loop.h" nogil:
 
 
 cdef extern from *:
-    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_BROKEN, LOOP_REMOVED
+    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_DOUBT, LOOP_BROKEN, LOOP_REMOVED
 
 
 ROUSED, BATCH, ENTRY, ENDED = LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED
-BELL, REMOVED = LOOP_BELL, LOOP_REMOVED
+BELL, DOUBT, REMOVED = LOOP_BELL, LOOP_DOUBT, LOOP_REMOVED
 READ, WRITE, FLUSH = PLAIN_READ, PLAIN_WRITE, PLAIN_FLUSH
 ENTRIES = 256
 
@@ -324,6 +325,14 @@ cdef class Core:
         if self._loop.shelf.memory != NULL:
             loop_take_back(&self._loop)
             PyBuffer_Release(&self._shelf_view)
+
+    @property
+    def flushing(self):
+        return self._loop.flushing
+
+    @property
+    def doubt(self):
+        return -self._loop.result
 
     @property
     def hold(self):

@@ -41,7 +41,7 @@
 #include <unistd.h>
 
 enum { IOVS_AT_ONCE = 1024 };
-static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
+static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3, FLUSH = UINT64_MAX - 4;
 static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
 enum { VAIN_MOST = 1024 };
 
@@ -140,6 +140,20 @@ static void note_start(struct loop *loop, struct slot *slot)
     loop->writing = slot;
 }
 
+/* Long before it is full, so that no write has to wait for it. */
+static void flush_in_time(struct loop *loop)
+{
+    struct io_uring_sqe *sqe;
+
+    if (loop->flushing || loop->storage < 0 || !shelf_fills(&loop->shelf) || !(sqe = io_uring_get_sqe(&loop->uring)))
+        return;
+    io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
+    io_uring_sqe_set_data64(sqe, FLUSH);
+    loop->mark = shelf_mark(&loop->shelf);
+    loop->flushing = true;
+    loop->out++;
+}
+
 static void note_success(struct loop *loop, struct slot *slot)
 {
     if (slot->request.op == PLAIN_FLUSH)
@@ -153,6 +167,7 @@ static void note_success(struct loop *loop, struct slot *slot)
         loop->writing = slot->behind;
     if (slot->behind)
         slot->behind->before = slot->before;
+    flush_in_time(loop);
 }
 
 void loop_lend(struct loop *loop, const struct shelf *shelf)
@@ -305,6 +320,16 @@ static int take(struct loop *loop, uint64_t who, int result)
     }
     if (who == CANCEL)
         return 0;
+    if (who == FLUSH) {
+        loop->out--;
+        loop->flushing = false;
+        loop->result = result;
+        if (result < 0)
+            return LOOP_DOUBT;
+        if (loop->shelf.memory)
+            shelf_flushed(&loop->shelf, loop->mark);
+        return 0;
+    }
     slot = loop_slot(loop, (uint32_t)who);
     loop->out--;
     if (!slot->handed_over && result >= 0 && (uint64_t)result == slot->request.length) {

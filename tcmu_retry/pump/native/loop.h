@@ -37,6 +37,7 @@ enum loop_reason {
     LOOP_ENTRY,  /* the next one entry is for Python */
     LOOP_ENDED,  /* `ended` and `result`: I/O that failed, or that was handed over */
     LOOP_BELL,   /* completions were written and the doorbell is Python's */
+    LOOP_DOUBT,  /* `result`: the replay log was flushed for its own sake, and that failed */
     LOOP_BROKEN, /* the ring makes no sense: `fault` */
     LOOP_REMOVED
 };
@@ -56,6 +57,8 @@ struct loop {
     uint8_t excluding[256]; /* opcodes that suffer no other write beside them */
     struct shelf shelf; /* of write-back; without it, each write is durable when it ends */
     struct slot *writing; /* what will go onto it */
+    bool flushing; /* it, for its own sake, up to `mark` */
+    struct shelf_mark mark;
     bool hold; /* fetch nothing just now, and come back soon */
 
     uint64_t serial;

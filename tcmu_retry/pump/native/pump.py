@@ -53,6 +53,7 @@ class NativePump(ReferencePump):
         """Raises OSError where io_uring cannot be had."""
         self._slots: dict[int, Job] = {}  # taken over, and out
         self._lender: Logged | None = None  # whose replay log the loop has
+        self._last_lender: Logged | None = None
         self._claims: dict[int, tuple[Logged, Claim]] = {}  # by slot: of these, what concerns a log
         self._held = 0.0  # CLOCK_MONOTONIC: since when what arrives waits; 0: it does not
         self._released = threading.Event()
@@ -138,6 +139,10 @@ class NativePump(ReferencePump):
                 self._io_ended(*ring.ended)
             case core.BELL:
                 self._ring_doorbell = True
+            case core.DOUBT:
+                self._take_back()
+                if self._last_lender is not None:
+                    self._last_lender.doubt(ring.doubt)
             case core.REMOVED:
                 raise OSError(errno.ENODEV, "the kernel removed the device")
 
@@ -155,7 +160,7 @@ class NativePump(ReferencePump):
         """Whether the loop has the log."""
         if self._lender is not None:
             return True
-        if self._running:
+        if self._running or self._ring.flushing:
             now = time.monotonic()
             if not self._held or now > self._held + AFTER_HOLD:
                 self._held = now
@@ -165,7 +170,8 @@ class NativePump(ReferencePump):
         if lent is None:
             return False
         self._ring.lend(*lent)
-        self._lender, self._held = backend, 0.0
+        self._lender = self._last_lender = backend
+        self._held = 0.0
         return True
 
     def _take_over(self) -> None:

@@ -32,11 +32,21 @@ static uint64_t used(const struct shelf *shelf)
     return (shelf->next + all - shelf->start) % all;
 }
 
+static uint64_t taken(const struct shelf *shelf)
+{
+    return used(shelf) + (shelf->number - shelf->flushed) * RECORD + shelf->promised;
+}
+
+bool shelf_fills(const struct shelf *shelf)
+{
+    return taken(shelf) > shelf->limit / 2;
+}
+
 bool shelf_promise(struct shelf *shelf, uint64_t length)
 {
     uint64_t need = weight(length) + RECORD, upto;
 
-    if (used(shelf) + (shelf->number - shelf->flushed) * RECORD + shelf->promised + need > shelf->limit)
+    if (taken(shelf) + need > shelf->limit)
         return false;
     /* A store to a page that /run has no room for is SIGBUS. Below `next` it has room, all the way from the beginning. */
     upto = shelf->next + shelf->promised + need + sizeof(struct head);

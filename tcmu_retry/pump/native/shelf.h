@@ -25,6 +25,9 @@ struct shelf_mark {
 /* Before a write of so many bytes starts. false: it is full, or /run is; nothing may be put then. */
 bool shelf_promise(struct shelf *shelf, uint64_t length);
 
+/* Whether it is time to flush for its own sake. */
+bool shelf_fills(const struct shelf *shelf);
+
 /* The storage took a write that had a promise. */
 void shelf_put(struct shelf *shelf, uint64_t offset, uint64_t length, const struct iovec *pieces, uint32_t count);
 

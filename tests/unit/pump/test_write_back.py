@@ -119,6 +119,31 @@ def test_a_log_that_is_flushed_in_time_is_never_full(make_rig):
     rig.end()
 
 
+def test_without_flushes_the_loop_flushes_in_time_and_no_python_runs(make_rig):
+    rig = make_rig(limit=300 * BLOCK)
+    rig.start()
+    for number in range(1000):
+        assert rig.answer(rig.kernel.submit(write(number % BLOCKS), block("f"))) == Status.GOOD
+        assert sum(len(record.data) for record in rig.left()) <= 300 * BLOCK
+    assert rig.native_writes() == 1000
+    assert rig.storage.calls == []
+    rig.end()
+
+
+def test_where_that_flush_fails_everything_is_made_again(make_rig):
+    """The storage takes writes and forgets them, and cannot flush."""
+    rig = make_rig(limit=60 * BLOCK)
+    rig.start()
+    rig.storage.turn_into(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+    for number in range(30):
+        assert rig.answer(rig.kernel.submit(write(number), block("f"))) == Status.GOOD
+    patiently(lambda: rig.log._sure is None)
+    rig.storage.heal()
+    assert rig.answer(rig.kernel.submit(SYNC)) == Status.GOOD
+    assert all(rig.storage.on_medium(number) == block("f") for number in range(30))
+    rig.end()
+
+
 def test_the_loop_gets_the_log_back_under_a_load_that_never_pauses(make_rig):
     """A probe takes it away; what follows never lets the workers run dry by itself."""
     rig = make_rig(ring=1 << 18)
