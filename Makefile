@@ -7,6 +7,7 @@ BIN := .venv/bin
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils \
+	pacemaker pacemaker-cli-utils corosync pcs \
 	$(DEB_PACKAGES)
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
@@ -90,10 +91,10 @@ sanitize: native ## ring and pump tests over a native pump with AddressSanitizer
 	  PYTHONPATH="$$(dirname $$(find build/sanitize/root -name tcmu_retry)):$(CURDIR)" \
 	  $(BIN)/python -P -m pytest tests/unit/pump tests/unit/tcmu/test_ring.py -p no:cacheprovider
 
-DEB_PACKAGES := cython3 debhelper dh-python fakeroot libxml2-utils liburing-dev lintian meson pkg-config \
-	pybuild-plugin-pyproject python3-argcomplete python3-dbus-fast python3-dev python3-mesonpy python3-pip \
-	python3-prometheus-client python3-pyroute2 python3-pyudev python3-rich python3-rtslib-fb python3-setuptools \
-	python3-wheel resource-agents rpm rpmlint
+DEB_PACKAGES := cython3 debhelper dh-python fakeroot liburing-dev libxml2-utils lintian meson pkg-config \
+	pybuild-plugin-pyproject python3-argcomplete python3-dbus-fast python3-dev python3-hypothesis python3-matplotlib \
+	python3-mesonpy python3-pip python3-prometheus-client python3-pyroute2 python3-pytest python3-pyudev python3-rich \
+	python3-rtslib-fb python3-setuptools python3-wheel resource-agents rpm rpmlint
 
 .PHONY: packages
 packages: .venv/made build/packages ## .deb, .rpm, wheel and sdist into build/dist/, each checked (VERSION=: to try an upgrade)

@@ -87,8 +87,8 @@ def device(storage: Storage) -> Device:
     config = DeviceConfig("/nowhere", policy=policy, budgets=Budgets(held=2 * HELD), initiator=PROFILES["linux"])
     return Device(
         lun, config, lambda discards, _: Disk(DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards),
-        lambda: storage, lambda _: None, lambda _: None, records.Memory(NoRecords(Path()), "vm1", "/nowhere"), {},
-        lambda _: None,
+        lambda: storage, lambda _: None, lambda _: None, lambda _: None,
+        records.Memory(NoRecords(Path()), "vm1", "/nowhere"), {}, lambda _: None,
     )  # fmt: skip
 
 
@@ -117,7 +117,7 @@ async def story(memory: bool) -> dict[str, float]:
     """All of them held, a while with nothing due, the storage back and a probe. memory: measure that, not the rest."""
     storage, kernel = Storage(), SimulatedKernel(ring=8 << 20, data=2 * HELD * 4096)
     served = device(storage)
-    await served.attach(kernel.open, fresh=True)
+    await served.attach(kernel, fresh=True)
     storage.away = True
     result: dict[str, float] = {}
     if memory:

@@ -6,6 +6,7 @@ mkdocs-material: the pages are plain Markdown, read on any forge too, and the di
 from __future__ import annotations
 
 import argparse
+import errno
 import re
 import runpy
 import shutil
@@ -14,13 +15,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from tcmu_retry.backends import filters
+from tcmu_retry.backends.filters import delay, error
 from tcmu_retry.cli import grammar
+from tcmu_retry.core.errors import ErrorClass, ReportAs, classify, report
 from tcmu_retry.core.events import MEANINGS
-from tcmu_retry.core.policy import DEFAULT, SETTINGS
+from tcmu_retry.core.policy import DEFAULT, QEMU, flatten
 from tcmu_retry.daemon import metrics
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import ACCESS, DEVICE, MANAGER
 from tcmu_retry.retryd import parser as daemon_parser
+from tcmu_retry.scsi.request import Direction
 
 ROOT = Path(__file__).resolve().parents[1]
 manual = runpy.run_path(str(ROOT / "packaging/manual.py"))
@@ -50,13 +55,46 @@ def command_line() -> Iterator[str]:
 
 
 def settings() -> Iterator[str]:
-    yield "# Policy settings\n\nBoth directions begin with the same. What they mean: [README](../index.md#policy)."
-    yield from table(("setting", "default"), ((code(name), code(shown(name))) for name in SETTINGS))
+    policy, lun = readme_tables("Policy")
+    yield "# Settings\n\nWhere they are written and which counts: [README](../index.md#policy)."
+    yield f"\n## Policy\n\n{policy}"
+    yield f"\n## A LUN\n\n{lun}"
+    yield "\n## Every key of a policy\n\nAs `tcmu-retry policy show` has it, with what counts where nothing is said."
+    yield from table(("key", "default"), ((code(key), code(value)) for key, value in flatten(DEFAULT).items()))
+    yield "QEMU's words, which are translated: " + ", ".join(map(code, QEMU)) + "."
+    yield "\n## Classes of errors\n\nWith what `report` tells the initiator of them where `report_as` is `auto`."
+    yield from table(("class", "errno", "read", "write"), classes())
+    yield "## Failing and waiting on purpose"
+    for name, filter_keys in (("error", error.KEYS), ("delay", delay.KEYS)):
+        described = (filters.KNOWN[name].__doc__ or "").split(" Raises ")[0]
+        yield f"\n{described}\n\nKeys: " + ", ".join(code(f"{name}.{key}") for key in filter_keys) + "."
 
 
-def shown(name: str) -> str:
-    value = getattr(DEFAULT.write, name)
-    return str(getattr(value, "value", value)).lower()
+def readme_tables(section: str) -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = text.split(f"\n## {section}\n")[1].split("\n## ")[0].replace("](docs/", "](../")
+    return re.findall(r"(?:^\|.*\n)+", part, re.MULTILINE)
+
+
+def classes() -> Iterator[tuple[str, ...]]:
+    codes: dict[ErrorClass, list[int]] = {group: [] for group in ErrorClass}
+    for number in sorted(errno.errorcode):
+        if classify(number) is not ErrorClass.UNKNOWN:
+            codes[classify(number)].append(number)
+    codes[ErrorClass.UNKNOWN] = [errno.EIO]
+    for group, numbers in codes.items():
+        names = ", ".join(code(errno.errorcode[number]) for number in numbers)
+        names += " and every other" if group is ErrorClass.UNKNOWN else ""
+        yield code(group.value), names, *(reported(group, numbers, direction) for direction in Direction)
+
+
+def reported(group: ErrorClass, numbers: list[int], direction: Direction) -> str:
+    """As key/ASC/ASCQ: one for all, or one each."""
+    if group is ErrorClass.RESERVATION:
+        return "RESERVATION CONFLICT"
+    told = [report(number, direction, ReportAs.AUTO) for number in numbers]
+    shown = [f"{sense.key:02X}/{sense.asc:02X}/{sense.ascq:02X}" for sense in told]
+    return ", ".join(shown if len(set(shown)) > 1 else shown[:1])
 
 
 def events() -> Iterator[str]:
@@ -69,6 +107,8 @@ def measured() -> Iterator[str]:
     yield "# Metrics\n\nUnits, types and labels: [metrics](../metrics.md)."
     counters = {f"{name}_total": text for name, (text, _) in metrics.COUNTERS.items()}
     found = metrics.GAUGES | metrics.SIDED | {metrics.STATE: metrics.STATE_HELP} | counters
+    found |= {f"{metrics.EVENTS}_total": metrics.EVENTS_HELP, metrics.OUTAGES: metrics.OUTAGES_HELP}
+    found |= {f"{metrics.BUILD}_info": metrics.BUILD_HELP}
     yield from table(("metric", "meaning"), ((code(name), text) for name, text in found.items()))
 
 

@@ -66,6 +66,8 @@ rpm() {
     as_debian rpmlint --config packaging/rpm/rpmlint.toml "$out"/*-"$version"-1.*.rpm
 }
 
+exec 9> "$top/build/packaging.lock" # two at once would build from each other's sources
+flock 9
 source_tree
 for kind in $kinds; do
     "$kind"

@@ -25,7 +25,9 @@ ENVIRONMENT = {
 }
 SIGNALS = {
     "SIGHUP": "read the configuration again, for all LUNs or, if any of it is wrong, for none",
-    "SIGTERM": "answer BUSY to what is held and end; it waits 5 s at most for I/O that does not return",
+    "SIGTERM": "answer BUSY to what is held and end; it waits 5 s at most for I/O that does not return. While systemd"
+    " restarts the unit, as SIGUSR2",
+    "SIGUSR2": "end and answer nothing: the next daemon, which must come at once, goes on with all that is open",
 }
 
 

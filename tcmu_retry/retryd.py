@@ -24,6 +24,7 @@ from tcmu_retry.daemon.unfreeze import unfreeze
 from tcmu_retry.dbus.bridge import Bridge
 from tcmu_retry.dbus.presence import BusError
 from tcmu_retry.dbus.service import serve
+from tcmu_retry.dbus.systemd import is_restart
 
 log = logging.getLogger("tcmu_retry")
 
@@ -114,9 +115,15 @@ async def _serve_simulated(service: Simulation, script: Script, bus: str) -> int
     return OK
 
 
-def signals(service: Service) -> asyncio.Event:
-    """Set when it is time to stop; SIGHUP reads the configuration again."""
-    stop = asyncio.Event()
+class Ending(asyncio.Event):
+    """Set when it is time to stop. hand_over: the next daemon comes at once."""
+
+    hand_over = False
+
+
+def signals(service: Service) -> Ending:
+    """What SIGTERM and SIGUSR2 set; SIGHUP reads the configuration again."""
+    stop = Ending()
     reloads: set[asyncio.Task[None]] = set()
     loop = asyncio.get_running_loop()
 
@@ -125,8 +132,13 @@ def signals(service: Service) -> asyncio.Event:
         reloads.add(task)
         task.add_done_callback(reloads.discard)
 
+    def hand_over() -> None:
+        stop.hand_over = True
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGUSR2, hand_over)
     loop.add_signal_handler(signal.SIGHUP, reload)
     return stop
 
@@ -175,9 +187,11 @@ async def _serve(source: Source, arguments: argparse.Namespace) -> int:
     beating = asyncio.create_task(heart.run())
     notifier.tell(READY="1")
     await stop.wait()
-    notifier.tell(STOPPING="1", STATUS="stopping: held commands are answered BUSY")
-    log.info("stopping: held commands are answered BUSY")
-    await service.stop()
+    hand_over = stop.hand_over or await is_restart(bus)
+    what = "handing over to the next daemon" if hand_over else "stopping: held commands are answered BUSY"
+    notifier.tell(STOPPING="1", STATUS=what)
+    log.info("%s", what)
+    await service.stop(hand_over)
     beating.cancel()
     await metrics.close(arguments.metrics_textfile)
     await bridge.close()

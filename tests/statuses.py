@@ -24,5 +24,6 @@ WELL = DeviceStatus(
     hold_expires_in=None,
     draining=False,
     backend_error="",
+    ring_error="",
     policy_generation=1,
 )

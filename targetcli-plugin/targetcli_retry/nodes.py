@@ -33,6 +33,7 @@ STATE = {
     "hold_reason": "Why a person holds the LUN.",
     "draining": "Whether nothing new is tried because of `drain`.",
     "backend_error": "Why the storage is not open.",
+    "ring_error": "Why its ring, which is broken, is not mended yet.",
     "path": "The storage.",
 }
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}

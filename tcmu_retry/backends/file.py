@@ -22,10 +22,16 @@ ZEROS = memoryview(mmap.mmap(-1, 1 << 20)).toreadonly()
 NOWHERE = os.open("/", os.O_PATH | os.O_CLOEXEC)  # I/O on it is EBADF
 
 
-def open_backend(path: str, *, buffered: bool = False) -> Backend:
+def within(path: str, root: str) -> bool:
+    """Whether a path without `..` lies in a directory."""
+    return os.path.commonpath((path, root)) == os.path.normpath(root)
+
+
+def open_backend(path: str, *, buffered: bool = False, roots: Sequence[str] = ()) -> Backend:
     """Open storage for a LUN, for nobody else at the same time. May block. Raises BackendError.
 
     buffered: through the page cache, for file systems without O_DIRECT; only with a write-through LUN.
+    roots: directories that it must lie in, wherever links lead; none: anywhere.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_LARGEFILE | (0 if buffered else os.O_DIRECT)
     try:
@@ -37,11 +43,25 @@ def open_backend(path: str, *, buffered: bool = False) -> Backend:
         fd = os.open(path, flags)
     except OSError as error:
         raise _refusal(path, error) from error
+    # What was opened counts, not what the path meant a moment ago.
+    if roots and not _confined(path, str(Path(f"/proc/self/fd/{fd}").readlink()), roots):
+        os.close(fd)
+        raise BackendError(f"{path} leads out of allowed_paths ({', '.join(roots)})", errno.EACCES)
     try:
         return FileBackend(path, fd, buffered)
     except OSError as error:
         os.close(fd)
         raise _refusal(path, error) from error
+
+
+def _confined(path: str, opened: str, roots: Sequence[str]) -> bool:
+    """A link counts as what it leads to, except in /dev, where root alone makes links."""
+    path = os.path.normpath(path)
+    return any(
+        within(opened, os.path.realpath(root))
+        or (within(root, "/dev") and within(path, root) and within(opened, "/dev"))
+        for root in roots
+    )
 
 
 def _refusal(path: str, error: OSError) -> BackendError:

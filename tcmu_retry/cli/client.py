@@ -27,8 +27,11 @@ from tcmu_retry.dbus.names import (
     ROOT,
     device_path,
 )
+from tcmu_retry.dbus.systemd import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH
 from tcmu_retry.dbus.values import plain
 
+DBUS = "org.freedesktop.DBus"
+DBUS_PATH = "/org/freedesktop/DBus"
 ADDRESS = "TCMU_RETRY_BUS_ADDRESS"
 OK, FAILED, USAGE, UNREACHABLE, NOT_AUTHORISED, NOT_FOUND = range(6)
 INTERRUPTED = 130
@@ -85,18 +88,42 @@ class Client:
         found: dict[str, Any] = await self._call(device_path(name), PROPERTIES, "GetAll", "s", (interface,))
         return found
 
+    async def property(self, path: str, interface: str, name: str) -> Any:
+        """One property."""
+        return await self._call(path, PROPERTIES, "Get", "ss", (interface, name))
+
     async def names(self) -> list[str]:
         """All LUNs' names, sorted."""
         objects = await self._call(ROOT, OBJECT_MANAGER, "GetManagedObjects", "", ())
         return sorted(item[DEVICE]["Name"] for item in objects.values() if DEVICE in item)
 
+    async def process(self) -> int:
+        """The daemon's pid; 0 while there is none."""
+        try:
+            answer = await self._request(DBUS, DBUS_PATH, DBUS, "GetConnectionUnixProcessID", "s", (BUS_NAME,))
+        except CliError:
+            return 0
+        return int(answer)
+
+    async def unit(self, process: int) -> str:
+        """The systemd unit that a process belongs to."""
+        try:
+            path = await self._request(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (process,))
+            return str(await self._request(SYSTEMD, path, PROPERTIES, "Get", "ss", (f"{SYSTEMD}.Unit", "Id")))
+        except CliError:
+            raise CliError(
+                "systemd did not start this tcmu-retryd; end it with SIGUSR2 and start the new one at once"
+            ) from None
+
+    async def restart(self, unit: str) -> None:
+        """Let systemd restart a unit; does not wait for it."""
+        await self._request(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "RestartUnit", "ss", (unit, "replace"))
+
     async def events(self, heard: Callable[[list[Any]], None]) -> None:
         """Call `heard` with the body of each Event until the connection ends."""
         await self._call(MANAGER_PATH, "org.freedesktop.DBus.Peer", "Ping", "", ())
         rule = f"type='signal',sender='{BUS_NAME}',interface='{MANAGER}',member='Event'"
-        await self._request(
-            "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "AddMatch", "s", (rule,)
-        )
+        await self._request(DBUS, DBUS_PATH, DBUS, "AddMatch", "s", (rule,))
 
         def handle(message: Message) -> None:
             if message.message_type is MessageType.SIGNAL and message.interface == MANAGER:

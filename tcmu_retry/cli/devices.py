@@ -20,6 +20,8 @@ def seconds(value: float | None) -> str:
 
 
 def _state(status: dict[str, Any]) -> str:
+    if status["ring-error"]:
+        return "ring broken"
     read, write = status["read"]["state"], status["write"]["state"]
     return read if read == write else f"read {read}, write {write}"
 
@@ -78,7 +80,9 @@ async def show(client: Client, arguments: Namespace) -> None:
     lines.append(("in flight", status["in-flight"]))
     if status["hung"]:
         lines.append(("hung", f"{status['hung']} of these; the storage neither fails nor returns"))
-    lines += [(key.replace("-", " "), status[key]) for key in ("hold-reason", "backend-error") if status[key]]
+    lines += [
+        (key.replace("-", " "), status[key]) for key in ("hold-reason", "backend-error", "ring-error") if status[key]
+    ]
     if "hold-expires-in" in status:
         lines.append(("hold ends in", seconds(status["hold-expires-in"])))
     if status["draining"]:

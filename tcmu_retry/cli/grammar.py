@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
 from tcmu_retry import __version__
-from tcmu_retry.cli import configs, devices, exports, histories, notices, policies, queues, shells, watch
+from tcmu_retry.cli import configs, devices, exports, histories, notices, policies, queues, shells, upgrades, watch
 from tcmu_retry.cli import doctor as diagnoses
 from tcmu_retry.cli.client import EXITS, USAGE, Client, CliError
 from tcmu_retry.core.policy import KEYS
@@ -91,6 +91,8 @@ def build() -> Parser:
     reset.add_argument("--persist", action="store_true", help="also drop what was kept over restarts")
     string = _verb(policy, "check", policies.check, "check a configuration string")
     string.add_argument("config", metavar="CONFIG", help="as behind `export NAME`")
+
+    _verb(nouns, "upgrade", upgrades.upgrade, "restart the daemon; what is open goes on in the new one")
 
     config = _noun(nouns, "config", "the configuration's files")
     check = _local(config, "check", configs.check, "read all files as the daemon would; needs no daemon")

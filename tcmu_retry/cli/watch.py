@@ -137,6 +137,9 @@ async def watch(client: Client, arguments: Namespace) -> None:
                 listening.result()
     finally:
         listening.cancel()
+        await asyncio.wait([listening])
+        if not listening.cancelled():
+            listening.exception()  # if it ended by an error, `gather` met the same one
         if live is not None:
             live.stop()
 

@@ -15,7 +15,7 @@ from tcmu_retry.scsi.request import Direction
 class Link:
     """One link. lasts: seconds until it ends a hold, FOR_EVER for never. wrong: what to do about it, "" if right."""
 
-    where: str  # storage | policy | kernel | session | initiator
+    where: str  # ring | storage | policy | kernel | session | initiator
     setting: str
     value: str
     lasts: float = FOR_EVER
@@ -39,6 +39,17 @@ REASONS = {
     "cache_dynamic_acls": "and keeps its registrations over a new login",
     "demo_mode_write_protect": "and may write",
 }
+
+
+def ring_links(error: str) -> list[Link]:
+    """What kernel and daemon share; error: what is in the way of mending it, "" while it is in order."""
+    if not error:
+        return []
+    wrong = (
+        f"its ring is broken and all commands are answered BUSY: {error}; this is tried again by itself, and if it does"
+        " not end: free what is in the way, or unexport the LUN and export it again"
+    )
+    return [Link("ring", "commands", "BUSY", 0.0, wrong)]
 
 
 def policy_links(policy: Policy, profile: Profile) -> list[Link]:

@@ -201,6 +201,18 @@ class Engine:
         self._keeper.lose(error, now)
         return self._keeper.turn(now)
 
+    def ring_lost(self, now: float) -> list[Action]:
+        """Everything that was open went with its ring: the kernel has answered it, and none of its I/O is out."""
+        keeper = self._keeper
+        keeper.gate_open = False
+        keeper.idle_probe = False
+        for entry in keeper.commands:
+            entry.probe = False
+            keeper.forget(entry)
+        for outage in keeper.outages.values():
+            outage.out = 0
+        return keeper.turn(now)
+
     def aborted(self, tokens: Sequence[Token], now: float) -> list[Action]:
         """Task management names these: held ones are answered now, running ones by the end of the grace."""
         for entry in self._keeper.known(tokens):

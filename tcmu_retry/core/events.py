@@ -27,6 +27,9 @@ LUN_REFUSED = "TR-030"
 CHANGE_REFUSED = "TR-031"
 ADOPTED = "TR-040"
 NOT_ADOPTED = "TR-041"
+RING_BROKEN = "TR-042"
+RING_MENDED = "TR-043"
+HANDED_OVER = "TR-044"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +137,22 @@ MEANINGS = {
         "What that daemon had open cannot be proved, so that nothing of it is run again. Initiators send theirs anew;"
         " Linux does so until 180 s after it first sent them.",
     ),
+    RING_BROKEN: Meaning(
+        "its ring is broken: {reason}",
+        "The memory that kernel and daemon share for the LUN's commands makes no sense, or could not be worked on. The"
+        " kernel answers BUSY until the daemon has emptied the ring and begun anew, which it does as soon as no I/O is"
+        " out any more. If that is not told within seconds, `tcmu-retry device show LUN` says what is in the way. Linux"
+        " gives up on BUSY after 180 s. Please report it: no storage can cause this.",
+    ),
+    RING_MENDED: Meaning(
+        "its ring is in order again after {seconds} s; what was open was answered BUSY",
+        "The ring was emptied by the kernel and the LUN is served on. Initiators send again what was answered BUSY.",
+    ),
+    HANDED_OVER: Meaning(
+        "handed over to a new daemon, with {count} open commands, {failed} of them held; for {seconds} s nothing ran",
+        "The daemon was restarted (`tcmu-retry upgrade`, `systemctl restart`) and left open what was open: that goes on"
+        " in the next one, and initiators saw no more than this pause.",
+    ),
 }
 
 # What ends what. A code that stands on neither side is a moment.
@@ -143,9 +162,10 @@ ENDS = {
     RESUMED: (HELD, STOPPED),
     HANGS_NO_MORE: (HANGS,),
     STORAGE_ACCEPTED: (STORAGE_REFUSED,),
+    RING_MENDED: (RING_BROKEN,),
 }
 BEGINS = frozenset(code for begun in ENDS.values() for code in begun)
-GOOD_NEWS = frozenset((*ENDS, POLICY_CHANGED, HELD))
+GOOD_NEWS = frozenset((*ENDS, POLICY_CHANGED, HELD, HANDED_OVER))
 BY_PERSONS = frozenset((HELD, RESUMED, POLICY_CHANGED))
 
 _NAMESPACE = uuid.UUID("afc33dac-8c36-5249-8cc2-2b492d9940f0")

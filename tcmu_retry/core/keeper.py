@@ -224,8 +224,8 @@ class Keeper:
 
     def hold(self, entry: Entry, now: float) -> bool:
         """False: over budget, and answered BUSY."""
-        commands = self.commands
-        if commands.held >= self.budgets.held or commands.held_bytes + entry.weight > self.budgets.held_bytes:
+        commands, budgets = self.commands, self.budgets
+        if 0 < budgets.held <= commands.held or 0 < budgets.held_bytes < commands.held_bytes + entry.weight:
             self.shed(entry)
             return False
         commands.stage(entry, Stage.HELD)
@@ -297,6 +297,10 @@ class Keeper:
         self.soon.pop(entry.token, None)
         self.failing[entry.direction].discard(entry.token)
         self.commands.stage(entry, Stage.FENCE)
+        if entry.probe:  # what hangs must not keep the others from being tried
+            entry.probe = False
+            self.outages[entry.direction].out -= 1
+            self.outages[entry.direction].probe_ended(False)
         self.say(Complete(entry.token, answer, keep_buffer=True))
 
     def forget(self, entry: Entry) -> None:

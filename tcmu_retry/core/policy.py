@@ -16,6 +16,8 @@ from tcmu_retry.core.errors import ErrorClass, ReportAs
 from tcmu_retry.core.words import format_duration, format_number, meant, parse_bool, parse_duration, parse_number
 from tcmu_retry.scsi.request import Direction
 
+LEAST_WAIT = 0.01  # s; without any, one LUN would have the main loop for itself
+
 
 class PolicyError(ValueError):
     """A setting that makes no sense: one sentence naming key, value and what would be right."""
@@ -78,13 +80,13 @@ class DirectionPolicy:
         return replace(self, **changed)
 
     def delay(self, attempts: int, chance: float) -> float:
-        """Seconds to wait after so many attempts; chance: 0..1, spreads it by the jitter."""
+        """Seconds to wait after so many attempts, LEAST_WAIT at least; chance: 0..1, spreads it by the jitter."""
         steps = min(max(attempts, 1) - 1, 64)  # beyond that every back-off has reached its maximum
         try:
             wait = min(self.retry_interval * self.retry_backoff**steps, self.retry_max_interval)
         except OverflowError:
             wait = self.retry_max_interval
-        return wait * (1 + self.retry_jitter * (2 * chance - 1))
+        return max(wait * (1 + self.retry_jitter * (2 * chance - 1)), LEAST_WAIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    """Most that a LUN holds; over it, BUSY. age in seconds, 0 for no limit.
+    """Most that a LUN holds; over it, BUSY. age in seconds. 0 for no limit.
 
     The defaults exceed what the sessions of one LUN can have open: Linux gives up on BUSY after 180 s.
     """

@@ -75,6 +75,7 @@ class DeviceStatus:
     hold_expires_in: float | None  # None: no hold, or one without an end
     draining: bool
     backend_error: str  # "" while the backend is open
+    ring_error: str  # why nothing is served, "" while its ring is in order
     policy_generation: int
 
 
@@ -195,6 +196,20 @@ class DeviceApi(Protocol):
     def undrain(self) -> None: ...
 
 
+def _ignore(_: object) -> None:
+    """For who does not want to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Whom the main loop tells of LUNs and events."""
+
+    changed: Callable[[DeviceApi], None] = _ignore  # its state or policy, at most 10 times a second
+    added: Callable[[DeviceApi], None] = _ignore
+    removed: Callable[[str], None] = _ignore  # by name
+    notice: Callable[[Notice], None] = _ignore
+
+
 class ServiceApi(Protocol):
     """All LUNs of this daemon."""
 
@@ -231,11 +246,4 @@ class ServiceApi(Protocol):
     async def change_medium(self, name: str, size: int, config: str) -> None:
         """Serve a LUN from other storage that has its data, and with another size. Raises ApiError."""
 
-    def watch(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        """Be told: a device's state or policy changed (at most 10 times a second a device), came, went; an event."""
+    def watch(self, watcher: Watcher) -> None: ...

@@ -62,8 +62,12 @@ class Commands:
         emit: Callable[[str, Direction | None, Mapping[str, object]], None],
         reopen: Callable[[], None],
         acted: Callable[[], None],
+        broke: Callable[[str], None],
     ) -> None:
-        """emit: tells of an event. reopen: begins to open the storage anew. acted: called after each change."""
+        """emit: tells of an event. reopen: begins to open the storage anew. acted: called after each change.
+
+        broke: told why, once, when the pump cannot go on; then comes `stop`, and another one of these.
+        """
         self._loop = asyncio.get_running_loop()
         self._lun = lun
         self._pump = pump
@@ -72,6 +76,8 @@ class Commands:
         self._emit = emit
         self._reopen = reopen
         self._acted = acted
+        self._broke = broke
+        self._over = False  # the pump does not carry out anything any more
         self._commands: dict[Token, Command] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closings = 0  # of the gate, that the pump has not confirmed yet
@@ -89,9 +95,10 @@ class Commands:
 
     def stop(self) -> None:
         """Commands not fetched yet stay in the ring."""
+        self._take_events()
+        self._over = True
         if self._timer is not None:
             self._timer.cancel()
-        self._take_events()
         self._loop.remove_reader(self._pump.fileno())
         self._pump.stop()
 
@@ -109,7 +116,7 @@ class Commands:
     async def quiet(self, seconds: float) -> bool:
         """Wait until no I/O is out; False if that took longer."""
         until = self._loop.time() + seconds
-        while self._closings or self._pump.statistics().in_flight or self._engine.in_flight:
+        while not self._over and (self._closings or self._pump.statistics().in_flight or self._engine.in_flight):
             if self._loop.time() >= until:
                 return False
             await asyncio.sleep(0.02)
@@ -170,7 +177,8 @@ class Commands:
                 # Release before the turn that may open the gate: what is answered while it runs needs its fence.
                 return self._closed(running, now) + self._release_waiting(now) + self._engine.tick(now)
             case Broken(message):
-                log.error("%s", message)
+                self._over = True
+                self._broke(message)
                 return []
 
     def _adopt(self, commands: Sequence[Command], aborted: int, now: float) -> list[Action]:
@@ -261,7 +269,7 @@ class Commands:
         due = self._engine.deadline()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if due is None else self._loop.call_at(due, self._tick)
+        self._timer = None if due is None or self._over else self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:
         self.act(self._engine.tick(time.monotonic()))

@@ -10,19 +10,25 @@ devices.d/vm1.toml has `path = "/srv/vm1.img"` and the same settings, nested or 
 tcmu-retry.toml and of the files in conf.d has settings for all LUNs. What stands nearer to the LUN wins: the vendor's
 files, /etc/tcmu-retry/tcmu-retry.toml, conf.d by name, devices.d, the configuration string; over all of these, what
 people change while the LUN is served (`daemon.tuning`).
+
+    allowed_paths = ["/srv/luns", "/dev/mapper"]
+
+above [defaults] confines where any LUN's storage may lie; the strongest file's counts.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tcmu_retry.backends import filters
+from tcmu_retry.backends.file import within
 from tcmu_retry.core import policy as policies
 from tcmu_retry.core.initiators import FOR_EVER, PROFILES, Profile, parse_profile
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
@@ -56,6 +62,7 @@ class DeviceConfig:
     initiator: Profile = PROFILES["linux"]
     io_warn_after: float = 10.0  # seconds that I/O may be out before it counts as hung
     filters: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    roots: tuple[str, ...] = ()  # directories that its storage must lie in; none: anywhere
 
 
 def _word(words: tuple[str, ...]) -> Callable[[object, str], object]:
@@ -72,7 +79,7 @@ OWN: dict[str, Callable[[object, str], object]] = {
     "read_only": parse_bool,
     "health": _word(HEALTH),
     "cache": _word(("writethrough", "writeback")),
-    "max_held": lambda value, key: int(parse_number(value, key, 1)),
+    "max_held": lambda value, key: int(parse_number(value, key, 0)),
     "max_held_bytes": parse_size,
     "max_hold_age": parse_duration,
     "io_warn_after": parse_duration,
@@ -127,7 +134,15 @@ class Source:
             )
         first, *settings = config.split(";")
         place = f"configuration string {config}"
-        return _build([*self._defaults(), self._named(first, place), _Layer(place, _pairs(settings, place))])
+        built = _build([*self._defaults(), self._named(first, place), _Layer(place, _pairs(settings, place))])
+        roots = self._roots()
+        if roots and not any(within(os.path.normpath(built.path), root) for root in roots):
+            raise ConfigError(f"{built.path} lies in none of allowed_paths ({', '.join(roots)})", errno.EACCES)
+        return replace(built, roots=roots)
+
+    def _roots(self) -> tuple[str, ...]:
+        given = [_read(file).get("allowed_paths") for file in self._default_files()]
+        return next((tuple(roots) for roots in reversed(given) if roots is not None), ())
 
     def check(self) -> tuple[list[Path], list[str]]:
         """Reads every file: those that there are, and a sentence about each that cannot be used."""
@@ -187,8 +202,11 @@ _ANYWHERE = _Layer("", {"path": "/"})
 def _defaults_of(file: Path) -> _Layer:
     table = _read(file)
     for key in table:
-        if key != "defaults":
-            raise ConfigError(f"{file}: there is no table {key}; {meant(key, ['defaults'])}")
+        if key not in ("defaults", "allowed_paths"):
+            raise ConfigError(f"{file}: there is no table {key}; {meant(key, ['defaults', 'allowed_paths'])}")
+    roots = table.get("allowed_paths", [])
+    if not isinstance(roots, list) or not all(isinstance(root, str) and root.startswith("/") for root in roots):
+        raise ConfigError(f'{file}: allowed_paths must be a list of absolute paths, like ["/srv/luns"]')
     defaults = table.get("defaults", {})
     if not isinstance(defaults, dict):
         raise ConfigError(f"{file}: defaults must be a table, [defaults]")

@@ -6,6 +6,8 @@ A device lives in the main loop and never blocks. What its commands meet is in `
 Leaving has two steps. `withdraw` answers everything (BUSY) and waits 5 s for I/O that runs; what does not return is
 answered too and the kernel keeps its buffers. From then on arrivals are answered BUSY, so that an unlink in the kernel
 does not wait for us. `detach` then gives the ring back.
+
+Or it is handed over: what runs gets a second to end, and all that is open stays so, for the next daemon to go on with.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch
-from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, session_links
+from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, ring_links, session_links
 from tcmu_retry.core.engine import Engine
 from tcmu_retry.core.policy import Policy, flatten
 from tcmu_retry.daemon import view
@@ -32,22 +34,25 @@ from tcmu_retry.daemon.commands import Commands
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.hangs import Hangs
 from tcmu_retry.daemon.lun import Lun
-from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.mending import Mending
+from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.daemon.windows import LOOK_SECONDS
-from tcmu_retry.pump.base import Pump
+from tcmu_retry.pump.base import Command, Pump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED
-from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.configfs import ATTRIBUTES
+from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
+HAND_OVER_SECONDS = 1.0  # of the pause that initiators see; what has not returned is run again, after it has
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
 
@@ -62,6 +67,7 @@ class Device:
         open_storage: Callable[[], Backend],
         notify: Callable[[Notice], None],
         changed: Callable[[Device], None],
+        lost: Callable[[Device], None],
         memory: Memory,
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
@@ -69,15 +75,19 @@ class Device:
     ) -> None:
         """disk: makes the disk, told whether the storage can discard. open_storage: as `Place.open`.
 
+        lost: the kernel has no such LUN any more, and did not say so.
+
         kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`.
         """
         self.lun = lun
         self.config = config
         self.hold_reason = ""
         self.draining = False
+        self.ring_error = ""
         self._make_disk = disk
         self._notify = notify
         self._tell_changed = changed
+        self._lost = lost
         self._changed_due = False
         place = Place(lun.config, config, open_storage, memory)
         self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
@@ -85,12 +95,15 @@ class Device:
         self._engine = Engine(self.policy, config.budgets, random.random)
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
+        self._mending: asyncio.Task[None] | None = None
         self._withdrawn = False
         self._changes = 0  # of size or storage, that go on
         self._disk: Disk
+        self._journal: Journal | None = None
         self._pump: Pump
         self._commands: Commands
         self._hangs: Hangs
+        self._mend: Mending
         self._loop: asyncio.AbstractEventLoop
 
     @property
@@ -107,11 +120,11 @@ class Device:
 
     # ---- coming and going
 
-    async def attach(self, open_channel: Callable[[], Channel], fresh: bool) -> None:
+    async def attach(self, door: Door, fresh: bool) -> None:
         """Start serving. fresh: the LUN is just being made, and storage that cannot be used refuses it (BackendError).
 
         Otherwise, or if it had storage before, as after a reboot, it comes up `down` and its storage is opened when it
-        is there. Raises OSError of the channel.
+        is there. Raises OSError and RingError of the channel.
         """
         self._loop = asyncio.get_running_loop()
         known = self._storage.place.memory.record
@@ -125,30 +138,57 @@ class Device:
             self._storage.failed(error)
         backend = self._storage.backend
         try:
-            channel = await offload(open_channel)
-        except OSError:
+            channel = await offload_opening(door.open)
+        except BaseException:
             await offload(backend.close)
             raise
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
         try:
             self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
-            self._pump = make_pump(self.name, channel, backend, self.lun.block_size, self._disk.sense_reply)
+            self._begin(channel)
         except BaseException:
-            with contextlib.suppress(BufferError):  # what made it may still have views
-                channel.close()
             await offload(backend.close)
             raise
-        self._commands = Commands(
-            lambda: self.lun, self._pump, self._disk, self._engine, self._emit, self._begin_reopen, self._acted
-        )
-        self._commands.reshape()
         if lost:
             self._commands.shut_gate()
         self._commands.start()
-        self._hangs = Hangs(self._pump, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
+        self._say_handed_over()
+        self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
+        self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
         if lost:
             self._commands.act(self._engine.storage_lost(lost, time.monotonic()))
         self._check_promise()
+
+    def _say_handed_over(self) -> None:
+        journal = self._journal
+        if journal is not None and journal.left_at:
+            failed = sum(left.attempts > 0 for left in journal.left)
+            pause = round(time.monotonic() - journal.left_at, 3)
+            fields = {"count": len(journal.left), "failed": failed, "seconds": pause}
+            self._emit_for_all(events.HANDED_OVER, fields)
+
+    def _begin(self, channel: Channel) -> None:
+        """Pump and commands over a ring; nothing runs yet. What goes wrong closes it."""
+        self._journal = channel.journal
+        try:
+            self._pump = make_pump(
+                self.name, channel, self._storage.backend, self.lun.block_size, self._disk.sense_reply
+            )
+        except BaseException:
+            with contextlib.suppress(BufferError):  # what made it may still have views
+                channel.close()
+            raise
+        self._commands = Commands(
+            lambda: self.lun,
+            self._pump,
+            self._disk,
+            self._engine,
+            self._emit,
+            self._begin_reopen,
+            self._acted,
+            self._ring_broke,
+        )
+        self._commands.reshape()
 
     async def withdraw(self) -> None:
         """Answer everything and let nothing start any more; returns within DRAIN_SECONDS. Idempotent."""
@@ -163,12 +203,32 @@ class Device:
 
     async def detach(self) -> None:
         """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
-        for handle in (self._expiry, self._reopening):
+        await self._detach(flush=True)
+
+    async def hand_over(self) -> None:
+        """Instead of `withdraw` and `detach`: leave all that is open to the next daemon, where a journal tells it."""
+        if self._journal is None or self._journal.lost or self._withdrawn:
+            await self.withdraw()
+            await self.detach()
+            return
+        self._withdrawn = True
+        self._commands.close_gate()
+        self._commands.act(self._engine.drain(time.monotonic()))
+        self._journal.hand_over(time.monotonic())
+        await self._commands.quiet(HAND_OVER_SECONDS)
+        await self._detach(flush=False)
+
+    async def _detach(self, flush: bool) -> None:
+        for handle in (self._expiry, self._reopening, self._mending):
             if handle is not None:
                 handle.cancel()
         self._hangs.stop()
         self._commands.stop()
-        await self._storage.close()
+        await self._storage.close(flush)
+
+    async def storage_had(self) -> None:
+        """Wait until its storage was open once, and nobody else's I/O was out; for ever, perhaps."""
+        await self._storage.had.wait()
 
     def storage_came(self) -> None:
         """Some storage came or changed: in an outage that is worth a try at once."""
@@ -179,11 +239,60 @@ class Device:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
         self._commands.release(portal)
 
+    # ---- a ring that is broken
+
+    def _ring_broke(self, reason: str) -> None:
+        if self._withdrawn:
+            log.error("%s", reason)
+            return
+        self._say_ring(reason)
+        self._mending = self._loop.create_task(self._mend_ring(reason))
+
+    async def _mend_ring(self, reason: str) -> None:
+        began = time.monotonic()
+        self._commands.stop()
+        if await self._mend.exists():
+            self._emit_for_all(events.RING_BROKEN, {"reason": reason})
+        served = await self._mend.mend()
+        self._mending = None
+        if not served:
+            self._lost(self)
+            return
+        self._say_ring("")
+        self._emit_for_all(events.RING_MENDED, {"seconds": round(time.monotonic() - began, 1)})
+
+    def _serve_on(self, channel: Channel) -> None:
+        """With an empty ring."""
+        self._begin(channel)
+        self._commands.shut_gate()
+        try:
+            self._commands.start()
+        except RuntimeError:  # the host has no thread for it
+            self._commands.stop()
+            raise
+        self._commands.act(self._engine.ring_lost(time.monotonic()))
+
+    async def _lock_storage(self) -> int:
+        """As `Storage.lock`."""
+        return errno.EBUSY if self._reopening is not None else await self._storage.lock()
+
+    def _say_ring(self, reason: str) -> None:
+        self.ring_error = reason
+        self._changed()
+
+    # ---- its storage
+
+    def _use(self, backend: Backend) -> None:
+        self._pump.use(backend)  # that there is now: a ring that breaks brings another
+
+    def _running(self) -> list[tuple[Command, float]]:
+        return self._pump.running()
+
     def _begin_reopen(self) -> None:
         self._reopening = self._loop.create_task(self._reopen())
 
     async def _reopen(self) -> None:
-        error = errno.EBUSY if self._pump.statistics().in_flight else await self._storage.reopen(self._pump.use)
+        error = errno.EBUSY if self._pump.statistics().in_flight else await self._storage.reopen(self._use)
         self._reopening = None
         self._commands.act(self._engine.reopened(error, time.monotonic()))
 
@@ -217,7 +326,8 @@ class Device:
     async def move(self, to: Place) -> None:
         """Serve from other storage, which has the LUN's data; what is held goes on there. Raises BackendError."""
         old, settings = self._storage.backend, self.config
-        if replace(to.config, path=settings.path, buffered=settings.buffered, filters=settings.filters) != settings:
+        where = {name: getattr(settings, name) for name in ("path", "buffered", "filters", "roots")}
+        if replace(to.config, **where) != settings:
             raise BackendError(
                 f"{to.name} is not only other storage but other settings than LUN {self.name} is served with;"
                 " change those with `tcmu-retry policy set`, or make the LUN anew",
@@ -281,7 +391,7 @@ class Device:
 
     def pulse(self) -> float:
         """As the pump's."""
-        return self._pump.pulse()
+        return time.monotonic() if self.ring_error else self._pump.pulse()
 
     @property
     def busy(self) -> bool:
@@ -324,6 +434,7 @@ class Device:
             hold_expires_in=None if self._expiry is None else max(self._expiry.when() - self._loop.time(), 0.0),
             draining=self.draining,
             backend_error=self._storage.error,
+            ring_error=self.ring_error,
             policy_generation=self._tuning.generation,
         )
 
@@ -337,7 +448,7 @@ class Device:
         return view.statistics(self._pump.statistics())
 
     async def diagnose(self) -> list[Link]:
-        return [*await self._storage.links(), *await offload(self._chain)]
+        return [*ring_links(self.ring_error), *await self._storage.links(), *await offload(self._chain)]
 
     def _chain(self) -> list[Link]:
         """All of it but the storage. Blocking."""
@@ -450,6 +561,8 @@ class Device:
 
     async def _drain(self) -> None:
         """Raises ApiError."""
+        if self.ring_error:
+            raise ApiError("Busy", f"the ring of {self.name} is broken ({self.ring_error}); wait until it is mended")
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         if not await self._commands.quiet(DRAIN_SECONDS):

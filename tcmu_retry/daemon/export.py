@@ -11,7 +11,6 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from rtslib import (
     LUN,
@@ -30,7 +29,7 @@ from tcmu_retry.backends.base import BackendError
 from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon.api import ApiError, ExportRequest, ExportResult
 from tcmu_retry.scsi.cdb import MAXIMUM_TRANSFER
-from tcmu_retry.tcmu.configfs import ATTRIBUTES
+from tcmu_retry.tcmu import configfs
 
 SUBTYPE = "retry"
 BLOCK_SIZES = (512, 1024, 2048, 4096)
@@ -76,7 +75,7 @@ def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportRes
         group.enable = True
         undo.pop_all()
     where = f"backstore {request.name}"
-    settings = [(where, name, store.get_attribute(name)) for name in (*ATTRIBUTES, "hw_max_sectors")]
+    settings = [(where, name, store.get_attribute(name)) for name in (*configfs.ATTRIBUTES, "hw_max_sectors")]
     settings += [(f"target {target.wwn}", name, group.get_attribute(name)) for name in attributes]
     return ExportResult(target.wwn, [f"{address}:{port}" for address, port in portals], 0, store.wwn, settings)
 
@@ -112,7 +111,7 @@ def unexport(name: str) -> None:
 
 def _verify(store: UserBackedStorageObject) -> None:
     """The daemon sets them while the kernel announces the device; without them holding a command is not safe."""
-    for name, value in ATTRIBUTES.items():
+    for name, value in configfs.ATTRIBUTES.items():
         if store.get_attribute(name) != value:
             raise ApiError(
                 "Failed", f"{store.name}: {name} is {store.get_attribute(name)}, not {value}; does another handler run?"
@@ -192,8 +191,7 @@ def _iqn(name: str) -> str:
 def _stores() -> Iterator[UserBackedStorageObject]:
     """Raises ApiError."""
     try:
-        # Packages of targetcli make it, pip's rtslib does not, and without it does nothing.
-        Path(RTSRoot._preferred_dbroot).mkdir(exist_ok=True)
+        RTSRoot._preferred_dbroot = configfs.settle_database()  # ours may be another than targetcli's
         root = RTSRoot()
     except (RTSLibError, OSError) as error:
         raise ApiError("Failed", f"LIO's configuration is out of reach: {error}") from error

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tcmu_retry.core import events
-from tcmu_retry.pump.base import Command, Pump
+from tcmu_retry.pump.base import Command
 
 WATCH_SECONDS = 1.0
 
@@ -17,14 +17,17 @@ class Hangs:
 
     def __init__(
         self,
-        pump: Pump,
+        running: Callable[[], list[tuple[Command, float]]],
         limit: Callable[[], float],
         emit: Callable[[str, Mapping[str, object]], None],
         changed: Callable[[], None],
     ) -> None:
-        """limit: seconds after which I/O is told of, 0 for never. emit: tells of an event with its fields."""
+        """running: as a pump's. limit: seconds after which I/O is told of, 0 for never.
+
+        emit: tells of an event with its fields.
+        """
         self._loop = asyncio.get_running_loop()
-        self._pump = pump
+        self._running = running
         self._limit = limit
         self._emit = emit
         self._changed = changed
@@ -34,7 +37,7 @@ class Hangs:
     def now(self, now: float) -> list[tuple[Command, float]]:
         """Each command whose I/O hangs, and when that began."""
         limit = self._limit()
-        return [(command, began) for command, began in self._pump.running() if limit and now - began > limit]
+        return [(command, began) for command, began in self._running() if limit and now - began > limit]
 
     def stop(self) -> None:
         self._next.cancel()

@@ -86,7 +86,11 @@ class History:
         """The last samples, oldest first; since 0: those of the last stretch. Raises ApiError."""
 
         def read(db: sqlite3.Connection) -> list[Sample]:
-            wanted = "time >= ?" if since else "stretch = (SELECT max(stretch) FROM samples WHERE device = ?)"
+            wanted = (
+                "time >= ?"
+                if since
+                else "stretch = (SELECT stretch FROM samples WHERE device = ? ORDER BY id DESC LIMIT 1)"
+            )
             rows = db.execute(
                 f"SELECT {_COLUMNS} FROM samples WHERE device = ? AND {wanted} ORDER BY id DESC LIMIT ?",
                 (device, since or device, limit),

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from tcmu_retry.core import events
 from tcmu_retry.core.outage import State
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.daemon.offload import offload
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,16 @@ GAUGES = {
     "tcmu_retry_held_by_person": "1 while a person holds the LUN",
     "tcmu_retry_draining": "1 while the LUN is drained",
     "tcmu_retry_backend_open": "1 while the storage is open",
+    "tcmu_retry_ring_broken": "1 while the ring is broken and all is answered BUSY",
 }
 SIDED = {
     "tcmu_retry_outage_age_seconds": "Since the first failure of the outage, 0 while online; by direction",
     "tcmu_retry_outage_probes": "Probes in this outage, 0 while online; by direction",
 }
+EVENTS, EVENTS_HELP = "tcmu_retry_events", "Events; by code, see `tcmu-retry explain`"
+OUTAGES = "tcmu_retry_outage_duration_seconds"
+OUTAGES_HELP = "Outages that ended, from the first failure to the end; by direction"
+BUILD, BUILD_HELP = "tcmu_retry_build", "The running daemon"
 STATE, STATE_HELP = "tcmu_retry_state", "1 for the state that a direction is in; by direction and state"
 COUNTERS = {
     "tcmu_retry_commands": ("Commands that were answered by the storage; by op", "op"),
@@ -58,19 +63,17 @@ class Metrics(Collector):
         self._loop = asyncio.get_running_loop()
         self.registry = CollectorRegistry()
         self.registry.register(self)
-        self._events = Counter(
-            "tcmu_retry_events", "Events; by code, see `tcmu-retry explain`", ("device", "code"), registry=self.registry
-        )
+        self._events = Counter(EVENTS, EVENTS_HELP, ("device", "code"), registry=self.registry)
         self._outages = Histogram(
-            "tcmu_retry_outage_duration_seconds",
-            "Outages that ended, from the first failure to the end; by direction",
+            OUTAGES,
+            OUTAGES_HELP,
             ("device", "direction"),
             buckets=BUCKETS,
             registry=self.registry,
         )
         self._seen: set[tuple[str, str]] = set()  # labels that these two have
         self._textfile: asyncio.Task[None] | None = None
-        service.watch(lambda device: None, lambda device: None, self._removed, self._notice)
+        service.watch(Watcher(removed=self._removed, notice=self._notice))
 
     def listen(self, where: str) -> None:
         """Serve HTTP at "ADDRESS:PORT". Raises ValueError and OSError."""
@@ -139,7 +142,7 @@ class Metrics(Collector):
         return asyncio.run_coroutine_threadsafe(self._gather(), self._loop).result(GATHER_SECONDS)
 
     async def _gather(self) -> list[Metric]:
-        info = InfoMetricFamily("tcmu_retry_build", "The running daemon")
+        info = InfoMetricFamily(BUILD, BUILD_HELP)
         info.add_metric((), {"version": self._service.version})
         gauges = {name: GaugeMetricFamily(name, text, labels=("device",)) for name, text in GAUGES.items()}
         sided = {name: GaugeMetricFamily(name, text, labels=("device", "direction")) for name, text in SIDED.items()}
@@ -171,6 +174,7 @@ def _look(
         bool(status.hold_reason),
         status.draining,
         not status.backend_error,
+        bool(status.ring_error),
     )
     for family, value in zip(gauges.values(), values, strict=True):
         family.add_metric((status.name,), value)

@@ -9,10 +9,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
+
+
+class Closable(Protocol):
+    """What is open. close may block."""
+
+    def close(self) -> None: ...
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
+C = TypeVar("C", bound=Closable)
 
 
 async def offload(call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
@@ -39,3 +47,19 @@ async def offload(call: Callable[P, T], *arguments: P.args, **options: P.kwargs)
     name = getattr(call, "__name__", "call")
     threading.Thread(target=run, name=f"offload-{name}", daemon=True).start()
     return await future
+
+
+async def offload_opening(call: Callable[[], C]) -> C:
+    """As `offload`; what is open only after nobody waits for it any more is closed again."""
+    opening = asyncio.ensure_future(offload(call))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+
+
+def _close(opening: asyncio.Future[C]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        closing = asyncio.ensure_future(offload(opening.result().close))
+        closing.add_done_callback(lambda done: done.cancelled() or done.exception())

@@ -17,6 +17,7 @@ from tcmu_retry.daemon.history import History
 
 BEFORE = 60  # samples
 AFTER = 60.0
+JUMP = 60.0  # seconds between two looks that only a clock makes
 SPREAD = 300.0  # the distance of samples is the age of the outage by this
 
 
@@ -29,12 +30,16 @@ class Curve:
         self._probes = 0
         self._stretch = 0.0  # 0: all is well
         self._until = 0.0
+        self._looked = 0.0
 
     def look(self, status: DeviceStatus, counters: dict[str, int], now: float) -> list[Sample]:
         """What is to be kept, of this moment and what led to it; [] for nothing. now: seconds since the epoch."""
-        if self._base is None:
-            self._base = now, counters
+        if self._base is None or not 0 <= now - self._looked <= JUMP:
+            # The first look, or the host's clock was set: what was before has no place in the order of what comes.
+            self._base, self._looked, self._stretch, self._until = (now, counters), now, 0.0, 0.0
+            self._before.clear()
             return []
+        self._looked = now
         then, old = self._base
         matters = bool(status.held or status.hung or status.read.outage is not None or status.write.outage is not None)
         if matters:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.words import nearest
 from tcmu_retry.daemon import export, reload, rival, storage, takeover, view
-from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample
+from tcmu_retry.daemon.api import ApiError, DeviceApi, ExportRequest, ExportResult, Notice, Sample, Watcher
 from tcmu_retry.daemon.config import ConfigError, DeviceConfig, Source
 from tcmu_retry.daemon.device import Device
+from tcmu_retry.daemon.door import KernelDoor
 from tcmu_retry.daemon.export import SUBTYPE
 from tcmu_retry.daemon.history import History
 from tcmu_retry.daemon.keep import Keep
@@ -41,8 +42,9 @@ from tcmu_retry.daemon.watchers import Watchers
 from tcmu_retry.daemon.windows import watch_windows
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
-from tcmu_retry.tcmu.base import Channel
+from tcmu_retry.tcmu.base import Door
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNetlink
+from tcmu_retry.tcmu.ring import RingError
 from tcmu_retry.tcmu.uio import UioDevice, find, scan
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,8 @@ GIVE_WAY_SECONDS = 0.2
 ENABLE_SECONDS = 20.0  # whoever enables a LUN waits for us, unkillably
 CHECK_SECONDS = 10.0  # targetcli waits 25 s for an answer
 WANTED_SECONDS = 60.0  # between CheckConfig and the LUN that it was asked for
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # something of the host's, for the moment
+CATCH_UP_SECONDS = 0.1  # between looks at whether all that was heard is answered
 LATE_SECONDS = 1.0  # how long the kernel's own announcement may trail a hint, or a lock may be kept by a dying daemon
 
 
@@ -75,13 +79,16 @@ class Service:
         self._netlink = TcmuNetlink()
         self._uevents = Uevents(self._uio_came, self._storage_came)
         self._ending = False
+        self._answering = 0  # announcements
+        self._catching_up = False
         self._watchers = Watchers()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.watch(lambda device: None, self._recorder.added, self._recorder.removed, self._recorder.notice)
+        recorder = self._recorder
+        self.watch(Watcher(added=recorder.added, removed=recorder.removed, notice=recorder.notice))
 
     async def start(self) -> None:
         """Take over what is there and listen for what comes. Raises OSError where the kernel lacks TCMU."""
-        self._netlink.start(self._announced, self._look_for_devices)
+        self._netlink.start(self._announced, self._announcements_lost)
         await offload(end_waits)
         self._uevents.start()
         self._netlink.set_features(reply=True)
@@ -94,23 +101,42 @@ class Service:
             if self._is_new(device):
                 self._spawn(self._adopt(device))
 
+    def _announcements_lost(self) -> None:
+        if not self._catching_up and not self._ending:
+            self._catching_up = True
+            self._spawn(self._catch_up())
+
+    async def _catch_up(self) -> None:
+        """Whoever waits for the answer to one that was lost would wait for ever; those that were heard come first."""
+        for _ in range(round(ENABLE_SECONDS / CATCH_UP_SECONDS)):
+            await asyncio.sleep(CATCH_UP_SECONDS)
+            if not self._answering:
+                break
+        self._catching_up = False
+        await offload(end_waits)
+        self._look_for_devices()
+
     def _is_new(self, uio: UioDevice) -> bool:
         return uio.uio not in self._devices and self._going.get(uio.uio) != uio
 
-    async def stop(self) -> None:
-        """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most."""
+    async def stop(self, hand_over: bool = False) -> None:
+        """Answer what is held and leave the LUNs to the next daemon; storage that hangs delays it by 5 s at most.
+
+        hand_over: the next one comes at once; it gets what is held too, and nothing is answered.
+        """
         self._uevents.close()
-        await self._leave_all()
+        await self._leave_all(hand_over)
         # Sticky in the kernel: with nobody there to answer, the next `enable` would wait for ever.
         self._netlink.set_features(reply=False)
         self._netlink.close()
 
-    async def _leave_all(self) -> None:
+    async def _leave_all(self, hand_over: bool = False) -> None:
         self._ending = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)  # the last thing they do is to answer the kernel
-        await asyncio.gather(*(self._leave(device) for device in self._devices.values()))
+        leave = Device.hand_over if hand_over else self._leave
+        await asyncio.gather(*(leave(device) for device in self._devices.values()))
         self._devices.clear()
         self._recorder.close()
 
@@ -152,11 +178,13 @@ class Service:
 
     async def _answered(self, event: Event, handling: Awaitable[int]) -> None:
         status = -errno.EIO
+        self._answering += 1
         try:
             status = await handling
         except Exception:
             log.exception("%s of %s failed in our own code", type(event).__name__, event.device.name)
         finally:
+            self._answering -= 1
             self._netlink.reply(event, status)
 
     async def _added(self, uio: UioDevice) -> int:
@@ -181,6 +209,10 @@ class Service:
         await self.forget(uio.uio)
         await offload(takeover.forget, uio, True)
         return 0
+
+    def _lost(self, device: Device) -> None:
+        """Its removal was not announced, or that was not heard."""
+        self._spawn(self.forget(device.lun.uio))
 
     async def forget(self, uio: str) -> None:
         """End to serve a LUN, if it is served."""
@@ -224,19 +256,25 @@ class Service:
         )
 
     async def _adopt(self, uio: UioDevice) -> None:
-        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`."""
+        """A LUN that was there before us. What its last daemon had open goes on, or is answered BUSY: `takeover`.
+
+        One that was found blocked, or whose ring was reset, stays so until its storage could be opened: I/O of that
+        daemon may be out, and would land in buffers that new commands have, and over what they write.
+        """
         if uio.uio in self._attaching:
             return
-        blocked = False
+        fenced = blocked = False
+        with contextlib.suppress(OSError):  # it is just going
+            fenced = await offload(configfs.is_blocked, uio)
         while True:
             try:
-                await self._attach(uio, fresh=False)
+                fenced = not await self._attach(uio, fresh=False) or fenced
                 break
-            except ConfigError as error:
+            except (ConfigError, RingError) as error:
                 log.error("LUN %s is not served: %s", uio.name, error)
                 return
             except OSError as error:
-                if error.errno != errno.EBUSY:
+                if error.errno not in (errno.EBUSY, *SHORT):
                     log.error("LUN %s is not served: %s", uio.name, error)
                     return
                 # The old process still has I/O in the kernel, which may yet write to the buffers and to the storage.
@@ -244,15 +282,26 @@ class Service:
                     await offload(configfs.block, uio, True)
                     blocked = True
                 await asyncio.sleep(LATE_SECONDS)
+        device = self._devices.get(uio.uio)
+        if fenced and device is not None:
+            if device.status().backend_error:
+                log.warning(
+                    "LUN %s: it answers BUSY until its storage can be opened, for then nobody uses it", uio.name
+                )
+            await device.storage_had()
+        if device is None or self._devices.get(uio.uio) is not device:
+            return
         try:
             await offload(configfs.block, uio, False)
         except OSError as error:
-            if blocked:
+            if blocked or fenced:
                 log.error("LUN %s answers BUSY to all: its action/block_dev cannot be set to 0: %s", uio.name, error)
 
-    async def _attach(self, uio: UioDevice, fresh: bool) -> None:
+    async def _attach(self, uio: UioDevice, fresh: bool) -> bool:
+        """Whether all that a former daemon had open is known. Raises as `serve` does."""
         if uio.uio in self._devices or uio.uio in self._attaching:
-            return
+            return True
+        proven = True
         self._attaching.add(uio.uio)
         try:
             config = self._source.device(uio.config)
@@ -274,13 +323,17 @@ class Service:
             self._places[uio.uio] = uio.configfs
             loop = asyncio.get_running_loop()
 
-            def refuse(count: int, reason: str) -> None:
-                loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
+            def unproven(count: int, reason: str) -> None:
+                nonlocal proven
+                proven = False
+                if count:
+                    loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
             replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
-            await self.serve(lun, config, partial(takeover.open_channel, uio, fresh, refuse), fresh, replay)
+            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay)
         finally:
             self._attaching.discard(uio.uio)
+        return proven
 
     def _not_taken_up(self, name: str, count: int, reason: str) -> None:
         self._watchers.notice(
@@ -291,7 +344,7 @@ class Service:
         self,
         lun: Lun,
         config: DeviceConfig,
-        open_channel: Callable[[], Channel],
+        door: Door,
         fresh: bool,
         replay: ReplayLog | None = None,
     ) -> None:
@@ -303,12 +356,13 @@ class Service:
             partial(self._open_storage, lun.name, config),
             self._watchers.notice,
             self._watchers.changed,
+            self._lost,
             await offload(Memory, self._records, lun.name, lun.config),
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
             replay,
         )
-        await device.attach(open_channel, fresh)
+        await device.attach(door, fresh)
         self._devices[lun.uio] = device
         log.info("LUN %s is served from %s", lun.name, config.path)
         self._watchers.added(device)
@@ -469,14 +523,8 @@ class Service:
         except OSError as error:
             raise ApiError("Failed", self._refused.get(name) or f"LUN {name} was not changed: {error}") from error
 
-    def watch(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        self._watchers.add(changed, added, removed, notice)
+    def watch(self, watcher: Watcher) -> None:
+        self._watchers.add(watcher)
 
 
 def _disk(lun: Lun, config: DeviceConfig, can_discard: bool, physical: int) -> Disk:

@@ -87,7 +87,7 @@ class Simulation(Service):
     async def start(self) -> None:
         """There is no kernel to listen to."""
 
-    async def stop(self) -> None:
+    async def stop(self, hand_over: bool = False) -> None:
         await self._leave_all()
 
     async def export(self, request: ExportRequest) -> ExportResult:
@@ -108,7 +108,7 @@ class Simulation(Service):
         )
         self._faults[request.name] = Faults()
         try:
-            await self.serve(lun, self._source.device(request.config), kernel.open, True)
+            await self.serve(lun, self._source.device(request.config), kernel, True)
         except BackendError as error:
             raise ApiError("BackendUnavailable", str(error)) from error
         self.kernels[request.name] = kernel

@@ -10,9 +10,8 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from tcmu_retry.backends.absent import AbsentBackend
@@ -25,7 +24,7 @@ from tcmu_retry.core import events
 from tcmu_retry.core.chain import Link
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.lun import Lun
-from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
 
 log = logging.getLogger(__name__)
@@ -65,6 +64,7 @@ class Storage:
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
         self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
         self._refused = False
+        self.had = asyncio.Event()  # it was open, so no earlier process has I/O there
         self._look: asyncio.Task[list[Link]] | None = None
         self.backend = self._absent()
 
@@ -76,13 +76,14 @@ class Storage:
         """Raises BackendError; the storage is absent then."""
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                self.backend = await offload(self._open_checked)
+                self.backend = await offload_opening(self._open_checked)
         except TimeoutError:
             raise BackendError(
                 f"{self.path} did not let itself be opened within {OPEN_SECONDS:g} s; bring its storage back",
                 errno.ETIMEDOUT,
             ) from None
         self._identity = self.backend.identity
+        self.had.set()
 
     async def reopen(self, use: Callable[[Backend], None]) -> int:
         """Close it and open it anew: the errno, 0 where it is there. `use` is given what is to be used from then on.
@@ -93,7 +94,7 @@ class Storage:
         use(self.backend)
         try:
             await offload(old.close)
-            self.backend = await offload(self._open_checked)
+            self.backend = await offload_opening(self._open_checked)
         except BackendError as failure:
             self.failed(failure)
             return failure.errno
@@ -106,8 +107,13 @@ class Storage:
             self._refused = False
             self._emit(events.STORAGE_ACCEPTED, {})
         self.error = ""
+        self.had.set()
         use(self.backend)
         return 0
+
+    async def lock(self) -> int:
+        """See that no earlier process has I/O here: the errno, 0 where none has."""
+        return 0 if self.had.is_set() else await self.reopen(lambda backend: None)
 
     def failed(self, failure: BackendError) -> None:
         """It could not be opened."""
@@ -118,9 +124,9 @@ class Storage:
                 self._emit(events.STORAGE_REFUSED, {"reason": str(failure)})
         self.error = str(failure)
 
-    async def close(self) -> None:
-        """Storage that does not let itself be closed is left to the kernel."""
-        if self._log is not None and len(self._log):
+    async def close(self, flush: bool = True) -> None:
+        """Storage that does not let itself be closed is left to the kernel. flush: no other daemon has the log."""
+        if flush and self._log is not None and len(self._log):
             # Before somebody else may have it: what a log writes again must not lie over what they wrote.
             with contextlib.suppress(BackendError):
                 await self.forget_unflushed()
@@ -142,17 +148,17 @@ class Storage:
 
     async def has_room(self, size: int) -> None:
         """See that a LUN of `size` bytes fits. Raises BackendError."""
-        self._check_room(await self._in_time(self.backend.size), size, self.path)
+        self._check_room(await self._in_time(offload(self.backend.size)), size, self.path)
 
     async def forget_unflushed(self) -> None:
         """From here on nothing is written again. Raises BackendError."""
         if self._log is not None:
-            await self._in_time(self.backend.flush)
+            await self._in_time(offload(self.backend.flush))
 
     async def open_other(self, to: Place) -> Backend:
         """Another place that can take the LUN's storage's. Raises BackendError."""
         lun = self._lun()
-        new = await self._in_time(to.open)
+        new = await self._in_time(offload_opening(to.open))
         try:
             self._check_room(new.identity.size, lun.size, to.config.path)
             if lun.block_size % new.block_size:
@@ -168,14 +174,14 @@ class Storage:
 
     async def take(self, to: Place, new: Backend) -> None:
         """Be the storage at another place from now on. Raises BackendError; nothing was changed then."""
-        self.backend = await self._in_time(partial(self._log.over, new)) if self._log is not None else new
+        self.backend = await self._in_time(offload(self._log.over, new)) if self._log is not None else new
         self.place, self._identity, self.error = to, new.identity, ""
 
-    async def _in_time(self, ask: Callable[[], T]) -> T:
+    async def _in_time(self, answer: Awaitable[T]) -> T:
         """A question to the storage, which may hang. Raises BackendError."""
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return await offload(ask)
+                return await answer
         except TimeoutError:
             message, code = f"it did not answer within {ASK_SECONDS:g} s", errno.EBUSY
         except OSError as error:
@@ -232,7 +238,7 @@ class Storage:
 
 def open_configured(config: DeviceConfig) -> Backend:
     """The storage that a configuration names, under its filters. Blocking. Raises BackendError."""
-    return apply(open_backend(config.path, buffered=config.buffered), config.filters)
+    return apply(open_backend(config.path, buffered=config.buffered, roots=config.roots), config.filters)
 
 
 def size_of(config: DeviceConfig) -> int:

@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 from tcmu_retry.daemon.api import DeviceStatus
@@ -27,6 +28,10 @@ class Notifier:
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         self._address = environment.get("NOTIFY_SOCKET", "")
+        self._sender: socket.socket | None = None
+        if self._address:  # now: a daemon that has used up its file descriptors must feed the watchdog all the same
+            self._sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+            weakref.finalize(self, self._sender.close)
         pid = environment.get("WATCHDOG_PID", str(os.getpid()))
         self.watchdog: float | None = None  # seconds after which we are ended
         with contextlib.suppress(KeyError, ValueError):
@@ -35,15 +40,12 @@ class Notifier:
 
     def tell(self, **fields: str) -> None:
         """READY="1", STATUS="…" and so on. Never waits: a manager that does not read misses it."""
-        if not self._address:
+        if self._sender is None:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         data = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
-        with (
-            contextlib.suppress(OSError),
-            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sender,
-        ):
-            sender.sendto(data, address)
+        with contextlib.suppress(OSError):
+            self._sender.sendto(data, address)
 
 
 class Heart:
@@ -97,6 +99,8 @@ def summary(statuses: Sequence[DeviceStatus]) -> str:
 
 
 def _trouble(status: DeviceStatus) -> list[str]:
+    if status.ring_error:
+        return ["its ring is broken"]
     sides = (("read", status.read), ("write", status.write))
     what = [f"{name} {side.state}" for name, side in sides if side.state != "online"]
     if status.hold_reason:

@@ -22,14 +22,15 @@ SHELF = REPLAY_BYTES + (32 << 20)  # for what is being written when it is found 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> UioChannel:
+def open_channel(uio: UioDevice, fresh: bool, unproven: Callable[[int, str], None]) -> UioChannel:
     """Blocking. Raises OSError: EBUSY while another process, or its I/O, has the device.
 
-    fresh: the LUN was just made. refuse: told how many commands of a former daemon were answered BUSY, and why.
+    fresh: the LUN was just made. unproven: told that the ring was reset and the LUN is blocked, how many commands of a
+    former daemon were answered BUSY by that, and why.
     """
     channel = UioChannel(uio)
     try:
-        channel.journal = _take_up(uio, channel, fresh, refuse)
+        channel.journal = _take_up(uio, channel, fresh, unproven)
     except BaseException:
         channel.close()
         raise
@@ -70,7 +71,7 @@ def forget(uio: UioDevice, gone: bool = False) -> None:
             drop_own(f"{uio.uio}.replay")
 
 
-def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[[int, str], None]) -> Journal | None:
+def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, unproven: Callable[[int, str], None]) -> Journal | None:
     journal = None
     problem = "it left no journal"
     try:
@@ -94,8 +95,7 @@ def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, refuse: Callable[
             if journal is not None:
                 journal.close()
             raise
-        if waiting:
-            refuse(waiting, problem)
+        unproven(waiting, problem)
     if journal is not None:
         tail, _ = extent(channel.memory)
         try:

@@ -89,8 +89,7 @@ def hung(command: Command, block_size: int, began: float, now: float) -> HeldCom
 
 def statistics(counters: Statistics) -> dict[str, int]:
     """Counters by name."""
-    plain = asdict(counters)
-    return {**plain.pop("extra"), **plain}
+    return asdict(counters)
 
 
 def notice(code: str, device: str, side: Direction | None, fields: Mapping[str, object], time: float) -> Notice:

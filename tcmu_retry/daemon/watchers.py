@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 from tcmu_retry.daemon import journal
-from tcmu_retry.daemon.api import DeviceApi, Notice
+from tcmu_retry.daemon.api import DeviceApi, Notice, Watcher
 from tcmu_retry.daemon.storm import Storm
 
 log = logging.getLogger(__name__)
@@ -18,36 +17,23 @@ class Watchers:
     """Each method but `add` tells all of them; belongs to the main loop."""
 
     def __init__(self) -> None:
-        self._changed: list[Callable[[DeviceApi], None]] = []
-        self._added: list[Callable[[DeviceApi], None]] = []
-        self._removed: list[Callable[[str], None]] = []
-        self._notice: list[Callable[[Notice], None]] = []
+        self._all: list[Watcher] = []
         self._storm = Storm()
 
-    def add(
-        self,
-        changed: Callable[[DeviceApi], None],
-        added: Callable[[DeviceApi], None],
-        removed: Callable[[str], None],
-        notice: Callable[[Notice], None],
-    ) -> None:
-        """As `daemon.api.ServiceApi.watch`."""
-        self._changed.append(changed)
-        self._added.append(added)
-        self._removed.append(removed)
-        self._notice.append(notice)
+    def add(self, watcher: Watcher) -> None:
+        self._all.append(watcher)
 
     def changed(self, device: DeviceApi) -> None:
-        for tell in self._changed:
-            tell(device)
+        for watcher in self._all:
+            watcher.changed(device)
 
     def added(self, device: DeviceApi) -> None:
-        for tell in self._added:
-            tell(device)
+        for watcher in self._all:
+            watcher.added(device)
 
     def removed(self, name: str) -> None:
-        for tell in self._removed:
-            tell(name)
+        for watcher in self._all:
+            watcher.removed(name)
 
     def notice(self, notice: Notice) -> None:
         """It goes to the journal too."""
@@ -68,5 +54,5 @@ class Watchers:
 
     def _say(self, notice: Notice) -> None:
         journal.write(log, notice)
-        for tell in self._notice:
-            tell(notice)
+        for watcher in self._all:
+            watcher.notice(notice)

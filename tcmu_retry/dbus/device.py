@@ -38,6 +38,7 @@ class DeviceObject:
             "HoldReason": status.hold_reason,
             "Draining": status.draining,
             "BackendError": status.backend_error,
+            "RingError": status.ring_error,
             "Policy": flatten(self._device.policy),
             "PolicyGeneration": status.policy_generation,
             "PolicyChanged": dict(self._device.policy_changed),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.dbus.names import DBUS_ERROR, ERROR
 
 log = logging.getLogger(__name__)
+
+SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 
 
 class CallError(Exception):
@@ -25,6 +28,12 @@ def explain(error: Exception, call: str) -> tuple[str, str]:
             return f"{ERROR}.{error.kind}", str(error)
         case CallError():
             return f"{DBUS_ERROR}.{error.kind}", str(error)
+        case OSError() if error.errno in SHORT:
+            log.error("%s failed: %s", call, error)
+            return (
+                f"{ERROR}.Failed",
+                f"{call} cannot be carried out now, the host is short of something: {error.strerror}",
+            )
     log.error("%s failed", call, exc_info=error)
     return (
         f"{ERROR}.Failed",

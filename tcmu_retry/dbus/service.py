@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi
+from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.dbus._lib import Message
 from tcmu_retry.dbus.device import DeviceObject
 from tcmu_retry.dbus.interface import Method
@@ -30,7 +30,7 @@ class Running:
 
     async def start(self) -> None:
         """Raises BusError; then nothing was left behind."""
-        self._service.watch(self._changed, self._added, self._removed, self._notice)
+        self._service.watch(Watcher(self._changed, self._added, self._removed, self._notice))
         self._tree.add(MANAGER_PATH, self._manager)
         for device in self._service.devices():
             self._added(device)

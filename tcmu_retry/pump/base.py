@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from tcmu_retry.backends.base import Backend
@@ -145,7 +145,6 @@ class Statistics:
     errors: int = 0
     doorbells: int = 0
     in_flight: int = 0
-    extra: dict[str, int] = field(default_factory=dict)
 
 
 class Pump(Protocol):

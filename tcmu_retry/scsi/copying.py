@@ -47,6 +47,9 @@ def extended_copy(unit: Unit, task: Task) -> Request | None:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
     parameters = task.data_out()[:length]
     list_id, flags, target_bytes, segment_bytes, inline_bytes = HEADER.unpack_from(parameters)
+    usage = flags >> 3 & 0x03
+    if usage != NO_LIST_ID:
+        _discard_ended(unit, list_id)
     if inline_bytes:
         raise CheckCondition(INLINE_DATA_LENGTH_EXCEEDED)
     end = HEADER.size + target_bytes + segment_bytes
@@ -55,13 +58,19 @@ def extended_copy(unit: Unit, task: Task) -> Request | None:
     targets = _targets(parameters, target_bytes)
     extents = _segments(unit, parameters[:end], HEADER.size + target_bytes, targets)
     request = Request(Op.COPY, extents) if extents else None
-    usage = flags >> 3 & 0x03
     if usage != NO_LIST_ID:
         held = usage != DISCARD
         unit.copies.pop(list_id, None)
         if request or held:
             unit.copies[list_id] = Copy(request, CopyStatus.RUNNING if request else CopyStatus.DONE, held)
     return request
+
+
+def _discard_ended(unit: Unit, list_id: int) -> None:
+    """A result is kept until a command with its list identifier comes, even one that is refused (SPC-4 §6.18)."""
+    known = unit.copies.get(list_id)
+    if known is not None and known.status is not CopyStatus.RUNNING:
+        del unit.copies[list_id]
 
 
 def _targets(parameters: bytes, size: int) -> list[bytes]:

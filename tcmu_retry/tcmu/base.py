@@ -38,6 +38,25 @@ class Channel(Protocol):
         """Give the device free for another opener. All views of `memory` made by the caller must be released before."""
 
 
+class Door(Protocol):
+    """How a LUN's ring is had. Each may block."""
+
+    def open(self) -> Channel:
+        """With what is in it. Raises OSError, RingError."""
+
+    def open_anew(self) -> Channel:
+        """With nothing in it: what was is answered BUSY. Raises OSError (EBUSY: I/O of its buffers is out), RingError.
+
+        Nothing that this process or the kernel says of the ring is believed.
+        """
+
+    def block(self, blocked: bool) -> None:
+        """Answer BUSY in the kernel to all commands from now on, or no longer. Raises OSError."""
+
+    def exists(self) -> bool:
+        """Whether there is this LUN."""
+
+
 class CommandRing(Protocol):
     """The ring in a channel's memory; `ring.Ring` says what each means."""
 

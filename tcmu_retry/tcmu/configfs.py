@@ -13,6 +13,8 @@ from tcmu_retry.tcmu.uio import UioDevice
 log = logging.getLogger(__name__)
 
 TARGET = Path("/sys/kernel/config/target")
+# Where targetcli, as a package, keeps what is to outlive a reboot: Debian's, and upstream's.
+DATABASES = (Path("/etc/rtslib-fb-target"), Path("/etc/target"))
 PARAMETERS = Path("/sys/module/target_core_user/parameters")
 WIDEST = 512  # TA_DEFAULT_CMDSN_DEPTH_MAX
 # Of an ACL's `info`. CmdSN/WC is MaxCmdSN - ExpCmdSN + 1: 0, and not below, once the window is closed.
@@ -83,6 +85,24 @@ def prepare(device: UioDevice) -> Attributes:
     return Attributes(size, block_size, bool(write_cache))
 
 
+def settle_database(root: Path = TARGET) -> str:
+    """Have LIO write down reservations where this system's targetcli will look for them; where they are written then.
+
+    rtslib takes the directory of whoever packed it, and a second rtslib's cannot be taken once there is a backstore
+    (Linux since 5.16; before, once a fabric was loaded). Raises OSError where LIO is not loaded.
+    """
+    file = root / "dbroot"
+    now = file.read_text().strip()
+    wanted = next((str(path) for path in DATABASES if path.is_dir()), now)
+    if wanted != now:
+        try:
+            file.write_text(wanted + "\n")  # without it Linux keeps the end of a longer name that was there before
+        except OSError as error:
+            log.info("LIO's database stays in %s, it cannot be moved to %s: %s", now, wanted, error)
+            return now
+    return wanted
+
+
 def make_room_for_reservations(root: Path = TARGET) -> None:
     """Make the directory in which LIO writes down persistent reservations; some distributions forget it.
 
@@ -130,7 +150,8 @@ def sessions(device_path: Path, root: Path = TARGET) -> dict[Path, Window]:
 
 def end_session(acl: Path, window: Window) -> None:
     """Its initiator logs in again. The kernel ends an ACL's sessions when its depth becomes another. Raises OSError."""
-    (acl / "cmdsn_depth").write_text(str(window.depth - 1 if window.depth == WIDEST else window.depth + 1))
+    for depth in (window.depth - 1 if window.depth == WIDEST else window.depth + 1, window.depth):
+        (acl / "cmdsn_depth").write_text(str(depth))
 
 
 def _window(acl: Path) -> Window:
@@ -148,6 +169,11 @@ def wwn(device: UioDevice) -> str:
 def block(device: UioDevice, blocked: bool) -> None:
     """Answer BUSY in the kernel to all commands from now on, or no longer. Raises OSError."""
     (device.configfs / "action/block_dev").write_text("1" if blocked else "0")
+
+
+def is_blocked(device: UioDevice) -> bool:
+    """Whether the kernel answers BUSY to all. Raises OSError."""
+    return (device.configfs / "action/block_dev").read_text().strip() == "blocked"
 
 
 def change(device: UioDevice, attribute: str, value: str) -> None:

@@ -43,7 +43,7 @@ GROWTH = 256  # slots
 
 # The C twin of this layout is native/journal.h.
 _HEADER = struct.Struct("<8sII")  # magic, version, bytes of the identity
-_SOUND, _ROOM, _FETCHED, _IDENTITY, _SLOTS = 32, 36, 64, 128, 4096
+_SOUND, _ROOM, _LEFT_AT, _FETCHED, _IDENTITY, _SLOTS = 32, 36, 48, 64, 128, 4096
 SLOT = 2112  # not a power of two, or the heads of all slots would meet in one set of the CPU's caches
 IOVS = 256
 FREE, OPEN, COMPLETING = 0, 1, 2
@@ -87,6 +87,7 @@ class Journal:
         self._fd = fd
         self._identity = identity.encode()
         self.left: tuple[Left, ...] = ()
+        self.left_at = 0.0  # when an earlier process handed over, CLOCK_MONOTONIC seconds; 0: it did not
         size = _SLOTS + IDS * SLOT
         try:
             os.ftruncate(fd, size)
@@ -131,6 +132,8 @@ class Journal:
             self.left = tuple(sorted((self._left(number, memory) for number in opened), key=lambda left: left.arrived))
         except RingError as error:
             raise JournalError(str(error), len(opened)) from None
+        (self.left_at,) = struct.unpack_from("<d", self.memory, _LEFT_AT)
+        self.hand_over(0.0)
 
     def _opened(self) -> list[int]:
         return [number for number in range(self.room) if self._get32(_place(number)) in (OPEN, COMPLETING)]
@@ -248,6 +251,10 @@ class Journal:
         """The compare of COMPARE AND WRITE succeeded, and its write is about to begin."""
         if number < self.room:
             self.memory[_place(number) + _COMPARED] = 1
+
+    def hand_over(self, now: float) -> None:
+        """From now on this process runs nothing."""
+        struct.pack_into("<d", self.memory, _LEFT_AT, now)
 
     # ---- memory
 

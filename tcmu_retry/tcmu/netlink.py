@@ -13,7 +13,15 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pyroute2.netlink import CTRL_CMD_GETFAMILY, GENL_ID_CTRL, NLM_F_REQUEST, NLMSG_ERROR, ctrlmsg, genlmsg
+from pyroute2.netlink import (
+    CTRL_CMD_GETFAMILY,
+    CTRL_CMD_NEWFAMILY,
+    GENL_ID_CTRL,
+    NLM_F_REQUEST,
+    NLMSG_ERROR,
+    ctrlmsg,
+    genlmsg,
+)
 
 from tcmu_retry.tcmu.uio import UioDevice, parse
 
@@ -25,6 +33,7 @@ DONE = 3  # an answer's command is its event's plus this
 SET_FEATURES = 7
 NETLINK_GENERIC = 16
 SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 270, 1
+NOTIFY = GENL_ID_CTRL  # the controller's group, which hears of families that come
 RECEIVE = 65536
 
 
@@ -114,6 +123,7 @@ class TcmuNetlink:
         self._socket: socket.socket | None = None
         self._family = 0
         self._sequence = 0
+        self._features: bool | None = None
         self._callback: Callable[[Event], None]
         self._overrun: Callable[[], None]
 
@@ -123,8 +133,8 @@ class TcmuNetlink:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_GENERIC)
         try:
             self._socket.bind((0, 0))
-            self._family, group = self._discover()
-            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
+            self._join(self._discover())
+            self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NOTIFY)
         except BaseException:
             self._socket.close()
             raise
@@ -143,9 +153,10 @@ class TcmuNetlink:
 
     def set_features(self, reply: bool) -> None:
         """Have the kernel wait for answers for devices enabled from now on; global, and it outlives this process."""
+        self._features = reply
         self._send(SET_FEATURES, SUPP_KERN_CMD_REPLY=int(reply))
 
-    def _discover(self) -> tuple[int, int]:
+    def _discover(self) -> ctrlmsg:
         message = ctrlmsg()
         message["cmd"], message["version"] = CTRL_CMD_GETFAMILY, 1
         message["attrs"] = [("CTRL_ATTR_FAMILY_NAME", FAMILY)]
@@ -155,11 +166,28 @@ class TcmuNetlink:
         answer.decode()
         if answer["header"]["type"] == NLMSG_ERROR:
             raise OSError(errno.ENOENT, f"the kernel has no generic netlink family {FAMILY}")
+        return answer
+
+    def _join(self, family: ctrlmsg) -> None:
+        assert self._socket is not None
         groups = {
             group.get_attr("CTRL_ATTR_MCAST_GRP_NAME"): group.get_attr("CTRL_ATTR_MCAST_GRP_ID")
-            for group in answer.get_attr("CTRL_ATTR_MCAST_GROUPS", [])
+            for group in family.get_attr("CTRL_ATTR_MCAST_GROUPS", [])
         }
-        return answer.get_attr("CTRL_ATTR_FAMILY_ID"), groups[GROUP]
+        self._family = family.get_attr("CTRL_ATTR_FAMILY_ID")
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, groups[GROUP])
+
+    def _family_came(self, data: bytes) -> None:
+        """The module was loaded again: its numbers are others, and it knows nothing of us."""
+        message = ctrlmsg(data)
+        message.decode()
+        if message["cmd"] != CTRL_CMD_NEWFAMILY or message.get_attr("CTRL_ATTR_FAMILY_NAME") != FAMILY:
+            return
+        log.info("the kernel's module target_core_user came anew")
+        self._join(message)
+        if self._features is not None:
+            self.set_features(self._features)
+        self._overrun()
 
     def _send(self, command: int, **attributes: int) -> None:
         message = _Message()
@@ -185,7 +213,7 @@ class TcmuNetlink:
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-            log.warning("announcements of the kernel were lost; looking for devices")
+            log.warning("announcements of the kernel were lost; make or change again what fails now")
             self._overrun()
             return
         kind = int.from_bytes(data[4:6], "little")
@@ -193,5 +221,7 @@ class TcmuNetlink:
             # A refused answer; the kernel took another program's before ours.
             code = -int.from_bytes(data[16:20], "little", signed=True)
             log.error("the kernel did not take an answer: %s; is another TCMU handler running?", os.strerror(code))
+        elif kind == GENL_ID_CTRL:
+            self._family_came(data)
         elif kind == self._family and (event := decode(data)) is not None:
             self._callback(event)

@@ -6,8 +6,8 @@ earlier command left in them, and completions are processed inside the doorbell 
 written down here a second time on purpose: what `ring.py` gets wrong must not cancel out.
 
 Differences: readiness is a pipe and no event count, because a pipe can hang up as a removed uio does; buffers kept over
-the end of a handler are freed when the next one opens the device. Not simulated: bidirectional commands, time-outs,
-blocking and resetting the ring.
+the end of a handler are freed when the next one opens the device. Not simulated: bidirectional commands and
+time-outs.
 """
 
 from __future__ import annotations
@@ -107,6 +107,7 @@ class SimulatedKernel:
         self._bell = -1  # the end of the pipe that wakes whoever has the device open
         self._open = False
         self._removed = False
+        self._blocked = False
 
     # ---- the initiators' side
 
@@ -119,6 +120,8 @@ class SimulatedKernel:
             self._check()
             if self.broken:
                 command.end(Status.CHECK_CONDITION, _UNREACHABLE)
+            elif self._blocked:
+                command.end(Status.BUSY)
             elif self._waiting or not self._queue(command):
                 self._waiting.append(command)
         return command
@@ -169,6 +172,35 @@ class SimulatedKernel:
             readable, self._bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self._open = True
         return SimulatedChannel(self, readable, mmap.mmap(self._file, self._length))
+
+    def open_anew(self) -> SimulatedChannel:
+        """As `open`, with an empty ring: what was open is answered BUSY."""
+        channel = self.open()
+        with self._lock:
+            for number in [number for number, slot in self._slots.items() if not slot.kept]:
+                self._slots[number].command.end(Status.BUSY)
+                self._forget(number)
+            self._cleaned = self._words[_HEAD] = self._words[_TAIL] = 0
+            self._waiting_tmrs.clear()
+            self.broken = ""
+            self._run_waiting()
+        return channel
+
+    def block(self, blocked: bool) -> None:
+        """Commands are answered BUSY at once, those that wait for room as well."""
+        with self._lock:
+            self._blocked = blocked
+            while blocked and self._waiting:
+                self._waiting.popleft().end(Status.BUSY)
+
+    def exists(self) -> bool:
+        return not self._removed
+
+    def damage(self) -> None:
+        """The ring's head points nowhere, and the handler hears of it."""
+        with self._lock:
+            self._words[_HEAD] = 4
+            os.write(self._bell, b"\0")
 
     def remove(self) -> None:
         """The LUN is gone: the channel hangs up, and nothing that is open will ever be answered."""
@@ -359,7 +391,6 @@ class SimulatedChannel:
         self._kernel = kernel
         self._fd = fd
         self.journal: Journal | None = None
-        self._map = memory
         self._memory = memoryview(memory)
         # As with uio, it is the mapping that keeps the device open, and a view of it outlives `close`.
         self._release = weakref.finalize(memory, kernel.released)
@@ -393,9 +424,11 @@ class SimulatedChannel:
             self._kernel.closed()
             os.close(self._fd)
             self._fd = -1
-        self._memory.release()
-        self._map.close()
-        self._release()
+            mapping = self._memory.obj  # held by nothing else, so that the last view ends it
+            self._memory.release()
+            assert isinstance(mapping, mmap.mmap)
+            mapping.close()
+            self._release()
 
 
 def _aligned(size: int) -> int:

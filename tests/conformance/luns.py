@@ -30,6 +30,12 @@ def ours(lab: Lab, name: str, settings: str = "", disk: str = "/dev/vdb") -> lis
     return urls(lab.export(lab.storage(name, SIZE, disk), settings, *portals).iqn)
 
 
+def without_immediate_data(guest: Guest, urls: list[str]) -> None:
+    """From the next login on all Data-Out of the LUN with these URLs is asked for by R2T."""
+    for iqn in {url.split("/")[-2] for url in urls}:
+        guest.run(f"echo No > {TARGET}/iscsi/{iqn}/tpgt_1/param/ImmediateData")
+
+
 def fileio(guest: Guest, size: int = SIZE) -> list[str]:
     """LIO's own backstore, with UNMAP on. size: MiB."""
     store = f"{TARGET}/core/fileio_9/peer"
@@ -40,16 +46,6 @@ def fileio(guest: Guest, size: int = SIZE) -> list[str]:
         f" && echo 1 > {store}/attrib/emulate_tpu && echo 1 > {store}/attrib/emulate_tpws"
     )
     return urls(_target(guest, store, "fileio"))
-
-
-def remove_fileio(guest: Guest) -> None:
-    """Whatever is left of it."""
-    target = f"{TARGET}/iscsi/iqn.2026-11.org.example:fileio"
-    guest.run(
-        f"cd {target}/tpgt_1 && echo 0 > enable; rm -f lun/lun_0/link; rmdir lun/lun_0 np/*; cd /;"
-        f" rmdir {target}/tpgt_1 {target} {TARGET}/core/fileio_9/peer {TARGET}/core/fileio_9; rm -f {FILE}",
-        check=False,
-    )
 
 
 def runner(guest: Guest) -> list[str]:

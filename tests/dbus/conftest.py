@@ -32,6 +32,7 @@ class World:
     address: str
     directory: Path
     daemon: subprocess.Popen[str]
+    hung: bool = False  # the test makes a pump leave I/O behind
 
     def call(self, *arguments: str) -> Result:
         done = subprocess.run(
@@ -161,7 +162,7 @@ def world(bus: str, tmp_path: Path) -> Iterator[World]:
     yield made
     made.stop()
     assert "Traceback" not in made.said()
-    assert "did not return" not in made.said()
+    assert made.hung or "did not return" not in made.said()
 
 
 def start(bus: str, directory: Path) -> subprocess.Popen[str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
-from tcmu_retry.dbus._lib import Message, MessageBus, MessageType
-from tests.dbus.caller import close
+from tcmu_retry.dbus._lib import Message, MessageType
+from tests.dbus.offered import offered
 
 NAME = "org.freedesktop.PolicyKit1"
 
@@ -32,24 +29,5 @@ class Polkit:
 @contextmanager
 def polkit(address: str, *granted: str) -> Iterator[Polkit]:
     authority = Polkit(set(granted))
-    ready = threading.Event()
-    stop: list[Callable[[], object]] = []
-
-    async def serve() -> None:
-        bus = await MessageBus(bus_address=address).connect()
-        bus.add_message_handler(authority.answer)
-        await bus.request_name(NAME)
-        over = asyncio.Event()
-        stop.append(partial(asyncio.get_running_loop().call_soon_threadsafe, over.set))
-        ready.set()
-        await over.wait()
-        await close(bus)
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert ready.wait(10)
-    try:
+    with offered(address, NAME, authority.answer):
         yield authority
-    finally:
-        stop[0]()
-        thread.join()

@@ -7,6 +7,7 @@ answered by one on stdout:
     {"lun", "write": LBA, "text"} or {"lun", "read": LBA}   ->  {"number"}
     {"wait": number, "timeout": s}                          ->  {"status": int or null}
     {"abort": number}                                       ->  {}
+    {"lun", "damage": true}                                 ->  {}
     {"lun", "resize": bytes}                                ->  {"problem": sentence, or ""}
     {"lun", "attention": true}                              ->  {"sense": hex of a TEST UNIT READY's sense}
 """
@@ -55,6 +56,9 @@ def initiator(service: Simulation, loop: asyncio.AbstractEventLoop) -> None:
                 return {"problem": str(error)}
             return {"problem": ""}
         kernel = service.kernels[asked["lun"]]
+        if "damage" in asked:
+            kernel.damage()
+            return {}
         if "attention" in asked:
             command = kernel.submit(bytes(6))
             command.wait(5)

@@ -225,6 +225,11 @@ def test_without_a_daemon_the_exit_status_is_3(world: World) -> None:
         )
         assert done.returncode == 3, done
         assert done.stderr.count("\n") == 1
+    world.stop()
+    for command in ("device list", "watch", "events --follow"):
+        result = world.call(*command.split())
+        assert result.code == 3, result
+        assert result.err.count("\n") == 1, result.err
 
 
 def test_doctor_names_the_link_that_breaks_first_and_what_is_wrong(world: World) -> None:

@@ -78,8 +78,23 @@ def test_an_unknown_lun_method_or_argument_is_named(world: World) -> None:
     assert error.endswith("PropertyReadOnly")
 
 
-def test_signals_tell_of_luns_states_and_events(world: World) -> None:
-    """a LUN comes, its storage goes and comes back, it goes: each edge once."""
+def test_held_commands_are_given_in_pages(world: World) -> None:
+    world.lun("vm1")
+    world.cli("device", "hold", "vm1")
+    for lba in (1, 2, 3):
+        world.write("vm1", lba)
+    world.held("vm1", 3)
+
+    def page(offset: int, limit: int) -> list[int]:
+        held = call(world, "/org/tcmu/Retry1/device/vm1", f"{NAME}.Device", "GetHeld", "uu", offset, limit)
+        return [command["lba"].value for command in held]
+
+    assert [page(0, 2), page(2, 2), page(3, 2)] == [[1, 2], [3], []]
+    assert page(0, 0) == [1, 2, 3]
+
+
+def test_signals_tell_of_luns_states_policies_and_events(world: World) -> None:
+    """A LUN comes, its policy is changed, its storage goes and comes back, it goes: each edge once."""
     heard: list[tuple[str, str]] = []
     gone, online = asyncio.Event(), threading.Event()
 
@@ -106,6 +121,8 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
             detail = message.body[0] if message.member == "Event" else ""
             if message.member == "PropertiesChanged" and "WriteState" in message.body[1]:
                 detail = message.body[1]["WriteState"].value
+            if message.member == "PropertiesChanged" and "Policy" in message.body[1]:
+                heard.append(("Policy", message.body[1]["Policy"].value["read.retry_timeout"]))
             heard.append((message.member or "", detail))
             if detail == "online":
                 online.set()
@@ -114,6 +131,7 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
 
     def story() -> None:
         world.lun("vm1", "retry_interval=100ms")
+        world.cli("policy", "set", "vm1", "retry_timeout=7m")
         world.away.touch()
         number = world.write("vm1", 0)
         world.held("vm1", 1)
@@ -127,6 +145,7 @@ def test_signals_tell_of_luns_states_and_events(world: World) -> None:
     assert edges.count(("Event", "TR-001")) == 1
     assert edges.count(("Event", "TR-004")) == 1
     assert edges[0] == ("InterfacesAdded", "")
+    assert edges.count(("Policy", "7m")) == 1
     assert ("PropertiesChanged", "retrying") in edges
     assert ("PropertiesChanged", "online") in edges
     assert edges[-1] == ("InterfacesRemoved", "")

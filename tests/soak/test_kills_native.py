@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.soak.conftest import Record
 from tests.soak.killing import kill_many_times
 from tests.vm.lab import Lab
 
 
-@pytest.mark.parametrize("cache", ["writethrough", "writeback"])
-def test_kills_with_the_native_pump(lab: Lab, record: Record, cache: str) -> None:
+def test_kills_with_the_native_pump(lab: Lab, record: Record) -> None:
     """SIGKILL at random moments under fio's verify, storage failing, hanging or well: no error, nothing lost."""
-    kill_many_times(lab, record, "native", cache)
+    kill_many_times(lab, record, "native")

@@ -3,65 +3,40 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
 
 import pytest
 
+from tests.shown import commands
 from tests.soak.conftest import Record
-from tests.soak.parts import RESULTS
+from tests.soak.pasting import (
+    EXPORT,
+    INSTALL,
+    LATER,
+    LOGIN,
+    OUTAGE,
+    REMOVE,
+    RETRY,
+    TARGETCLI,
+    USED,
+    WHEELS,
+    Reader,
+    blocks,
+    live,
+)
 from tests.vm.guest import ROOT, GuestError, kvm_works
 from tests.vm.lab import eventually
 from tests.vm.systemd import SystemdGuest
 
-WHEELS = RESULTS / "wheels"
 PROMISED = 300.0  # seconds
 # Where the guest is emulated a daemon has taken more than its minute to start.
 PREPARE = """
 mkdir -p "$units/tcmu-retryd.service.d"
 printf '[Service]\\nTimeoutStartSec=300\\n' > "$units/tcmu-retryd.service.d/slow.conf"
 """
-INSTALL, EXPORT, LOGIN, OUTAGE, REMOVE, USED, TARGETCLI, LATER, RETRY = range(9)
-
-
-def blocks() -> list[str]:
-    """The commands from "Your own LUN" to "Policy", a block each."""
-    text = (ROOT / "README.md").read_text()
-    part = text[text.index("\n## Your own LUN") : text.index("\n## Policy\n")]
-    return [block.replace("\n    ", "\n").strip() for block in re.findall(r"\n\n((?:    .*\n)+)", part)]
-
-
-def live() -> list[str]:
-    """What is to be run in another terminal, until ^C."""
-    sentence = re.findall(r"In another terminal(.*?):\n", (ROOT / "README.md").read_text(), re.DOTALL)
-    return re.findall(r"`(tcmu-retry [^`]*)`", sentence[0])
-
-
-class Reader:
-    """Pastes what the page shows, a block at a time, and looks at the clock."""
-
-    def __init__(self, guest: SystemdGuest) -> None:
-        self.guest = guest
-        self.seconds: dict[int, float] = {}
-
-    def paste(self, number: int, block: str) -> str:
-        """What it prints; each line must end well. Raises GuestError."""
-        lines = ["set -e", f"cd {ROOT}", "exec 2>&1"]
-        for line in block.splitlines():
-            lines += [f"echo {shlex.quote('$ ' + line)}", line]
-        began = time.monotonic()
-        # No network: what pip would fetch lies in a directory. Its own settings are this machine's.
-        said = self.guest.run(
-            "\n".join(lines), timeout=1800, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(WHEELS), PIP_CONFIG_FILE="/dev/null"
-        ).out
-        self.seconds[number] = time.monotonic() - began
-        with (self.guest.shared / "pasted.log").open("a") as log:
-            log.write(f"{said}\n@ {self.seconds[number]:.1f} s\n\n")
-        return said
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +75,7 @@ def test_a_new_user_has_a_lun_an_outage_and_a_picture_of_it_in_five_minutes(
     eventually(lambda: "vm1" in (guest.shared / "watch.log").read_text(), 60, "watch")
     said = reader.paste(OUTAGE, pasted[OUTAGE])
     assert re.search(r"vm1 .*(retrying|down)", said), said
-    assert re.search(r"WRITE .*EIO", said), said
+    assert re.search(r"\d +(read|write) .* EIO ", said), said
     assert "67108864 bytes" in said  # dd's, so without an error
     assert "<svg" in guest.run(f"cat {ROOT}/outage.svg").out
     guest.run(f"kill -INT {' '.join(map(str, shown))}")
@@ -121,13 +96,27 @@ def test_targetcli_s_way_is_as_the_page_says(guest: SystemdGuest) -> None:
     """After the first test, which has installed it."""
     reader = Reader(guest)
     pasted = blocks()
-    reader.paste(TARGETCLI, pasted[TARGETCLI])
+    said = reader.paste(TARGETCLI, pasted[TARGETCLI])
+    assert "dbroot" not in said, "targetcli and the daemon differ on where LIO's database is"
     assert "retry//srv/vm1.img;retry_timeout=2m" in guest.run("cat /etc/rtslib-fb-target/saveconfig.json").out
     reader.paste(LATER, pasted[LATER])
     shown = guest.run("tcmu-retry device show vm1", timeout=120).out
     assert "/srv/new.img" in shown
     reader.paste(RETRY, pasted[RETRY])
     assert "vm1" not in guest.run("tcmu-retry device list", timeout=120).out
+
+
+def test_another_size_other_storage_and_a_new_daemon_are_as_the_page_says(guest: SystemdGuest) -> None:
+    """After the first test, which has installed it."""
+    guest.run(
+        "mkdir /new; truncate -s 20G /new/vm1.img; tcmu-retry export vm1 /srv/vm1.img --any-initiator", timeout=120
+    )
+    reader = Reader(guest)
+    for number, block in enumerate(commands("docs/operations.md", "A new version", "Other size, other storage")):
+        reader.paste(number, block.text)
+    shown = guest.run("tcmu-retry device show vm1", timeout=120).out
+    assert "/new/vm1.img" in shown
+    assert "20 GiB" in shown
     assert "Traceback" not in guest.run("journalctl -b -o cat -u tcmu-retryd").out
     with pytest.raises(GuestError):  # so that a line which fails is seen
         reader.paste(RETRY, "false\ntrue")

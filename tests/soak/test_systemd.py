@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tcmu_retry.core.events import message_id
 from tests.soak.conftest import Record
 from tests.vm.guest import ROOT, Guest
 from tests.vm.lab import eventually
@@ -39,7 +40,7 @@ mkdir "$units/tcmu-retry-unfreeze.service.d"
 cat > "$units/tcmu-retry-unfreeze.service.d/soon.conf" <<'END'
 [Service]
 ExecStart=
-ExecStart=sleep 5
+ExecStart=sh -c 'sleep $$(cat /run/unfreeze-after || echo 5)'
 ExecStart=tcmu-retryd --unfreeze
 TimeoutStartSec=300
 ProtectHome=no
@@ -77,6 +78,12 @@ class Machine:
         self.guest.run(
             f"dmsetup suspend --noflush --nolockfs store && dmsetup load store --table '0 {SECTORS} error'"
             " && dmsetup resume store"
+        )
+
+    def back(self) -> None:
+        self.guest.run(
+            f"dmsetup suspend --noflush --nolockfs store && dmsetup load store --table '0 {SECTORS} linear"
+            " /dev/vda 0' && dmsetup resume store"
         )
 
     def io(self, command: str) -> subprocess.Popen[str]:
@@ -166,6 +173,8 @@ def test_policy_is_changed_by_every_way_and_only_by_those_who_may(machine: Machi
     shell = f"PYTHONPATH={ROOT}/targetcli-plugin /usr/bin/python3 -m targetcli_retry.shell"
     run(f"{shell} /backstores/user:retry/vm1 set policy retry_timeout=4m", timeout=120)
     assert policy() == "4m"
+    changes = machine.journal("TCMU_RETRY_DEVICE=vm1", f"MESSAGE_ID={message_id('TR-008')}")
+    assert [f"retry_timeout={minutes}m" in changes for minutes in (1, 2, 3, 4)] == [True] * 4
 
     refused = run(f"runuser -u nobody -- {busctl('5m')}", check=False)
     assert "SetPolicy needs root, or polkit's action org.tcmu.retry1.set-policy" in refused.err
@@ -206,6 +215,31 @@ def test_a_frozen_daemon_is_killed_and_the_next_one_goes_on(machine: Machine, re
     assert "wrote 512/512" in initiator.communicate("quit\n", timeout=120)[0]
     record(write_took=f"{time.monotonic() - began:.0f} s")
     assert "Watchdog timeout" in machine.journal("-u", UNIT)
+
+
+def test_a_restart_hands_over_what_is_held(machine: Machine, record: Record) -> None:
+    """A write is held    `tcmu-retry upgrade`, then `systemctl restart`: held on, and older    back: it ends GOOD."""
+    machine.guest.run("echo 300 > /run/unfreeze-after")  # an emulated processor starts a daemon slowly
+    machine.fail()
+    held = machine.io("write -P 0x7b 5M 512")
+    eventually(lambda: machine.json("queue", "list", "vm1")["held"], 30, "a held write")
+    [before] = machine.json("queue", "list", "vm1")["held"]
+    [told] = machine.json("upgrade")["upgrade"]["luns"]
+    assert (told["count"], told["held"], told["busy"]) == (1, 1, 0)
+    machine.guest.run(f"systemctl restart {UNIT}", timeout=120)
+    machine.wait_active()
+    eventually(lambda: machine.json("queue", "list", "vm1")["held"], 60, "the write, held on")
+    [after] = machine.json("queue", "list", "vm1")["held"]
+    assert after["age"] > before["age"] + told["pause"]
+    assert after["attempts"] >= before["attempts"]
+    assert held.poll() is None
+    machine.guest.run("rm /run/unfreeze-after")
+    machine.back()
+    assert "wrote 512/512" in held.communicate(timeout=90)[0]
+    events = machine.json("history", "vm1")["events"]
+    pauses = [event["fields"]["seconds"] for event in events if event["code"] == "TR-044"]
+    assert len(pauses) == 2
+    record(pauses=f"{pauses[0]:.1f} s by `tcmu-retry upgrade`, {pauses[1]:.1f} s by `systemctl restart`")
 
 
 def test_a_daemon_that_stays_away_leaves_no_login_waiting(machine: Machine, record: Record) -> None:

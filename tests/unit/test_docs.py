@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 import runpy
-import textwrap
 from pathlib import Path
 
 from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.outage import TABLE
-from tcmu_retry.core.policy import SETTINGS, Fallback
+from tcmu_retry.core.policy import CLASSES, QEMU, SETTINGS, Fallback
 from tcmu_retry.daemon.config import OWN, Source
 from tcmu_retry.dbus.interface import own
 from tcmu_retry.dbus.names import ACTION, DEVICE, MANAGER
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.shown import ROOT, blocks
 
 
 def diagram() -> str:
@@ -68,10 +66,9 @@ def test_every_test_that_the_compatibility_table_names_exists() -> None:
 
 def test_the_configuration_that_replaces_libvirt_s_means_the_same(tmp_path: Path) -> None:
     """The guide's file, read by the daemon: 2 s, 10 s, both directions, then report."""
-    text = (ROOT / "docs/qemu-retry.md").read_text()
-    [shown] = re.findall(r"\n((?:    \w+ = .*\n){5})", text)
+    [shown] = [block.text for block in blocks(ROOT / "docs/qemu-retry.md") if block.language == "toml"]
     (tmp_path / "devices.d").mkdir()
-    (tmp_path / "devices.d/vm1.toml").write_text(textwrap.dedent(shown))
+    (tmp_path / "devices.d/vm1.toml").write_text(shown)
     config = Source(tmp_path).device("vm1")
     assert config.path == "/srv/vm1.img"
     for settings in (config.policy.read, config.policy.write):
@@ -91,13 +88,19 @@ def test_the_guide_s_limits_of_initiators_are_those_that_doctor_knows() -> None:
 
 
 def test_the_policies_by_use_are_read_by_the_daemon(tmp_path: Path) -> None:
-    text = (ROOT / "docs/policies.md").read_text()
-    shown = re.findall(r"\n\n((?:    [\w.]+ = .*\n)+)", text)
+    shown = [block.text for block in blocks(ROOT / "docs/policies.md") if block.language == "toml"]
     assert len(shown) == 4
     (tmp_path / "devices.d").mkdir()
     for block in shown:
-        (tmp_path / "devices.d/vm1.toml").write_text(textwrap.dedent(block))
+        (tmp_path / "devices.d/vm1.toml").write_text(block)
         assert Source(tmp_path).device("vm1").path.endswith("/vm1")
+
+
+def test_the_site_s_reference_has_every_setting() -> None:
+    pages = runpy.run_path(str(ROOT / "docs/reference.py"))["PAGES"]
+    settings = "\n".join(pages["settings"]())
+    for word in (*SETTINGS, "path", *OWN, *CLASSES, *QEMU):
+        assert f"`{word}`" in settings, word
 
 
 def test_each_page_of_the_site_s_reference_has_its_place_and_says_something() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-import textwrap
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,21 +16,14 @@ from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.retryd import parser as daemon_parser
+from tests import shown
+from tests.shown import COMMANDS, PAGES, ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "packaging/debian/tcmu-retry.README.Debian"]
 PROGRAMS = {"tcmu-retry": grammar.build, "tcmu-retryd": daemon_parser}
 COMMAND = re.compile(r"(?:^|[\s(/=])(tcmu-retryd?)(?=\s)\s+(.*)")
+READ = {"text", "toml", "ini", "xml", "mermaid"}  # not typed
 
 pages = pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
-
-
-def blocks(text: str) -> Iterator[str]:
-    """What is set off to be typed: indented, or between fences."""
-    fenced = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    yield from fenced.findall(text)
-    for block in re.findall(r"(?:^|\n)\n((?:    .*\n|\n(?=    ))+)", fenced.sub("", text)):
-        yield textwrap.dedent(block)
 
 
 def spans(text: str) -> Iterator[str]:
@@ -42,7 +34,7 @@ def spans(text: str) -> Iterator[str]:
 
 def commands(line: str) -> Iterator[tuple[str, list[str]]]:
     """Each of ours in a line of a shell: the program and its words."""
-    lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars=";|&<>")
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&<>")
     lexer.whitespace_split = True
     words: list[str] = []
     for word in [*lexer, ";"]:
@@ -74,11 +66,20 @@ def check_beginning(program: str, words: list[str]) -> None:
             parser = verbs[word]  # type: ignore[assignment]
 
 
+def test_each_command_that_is_shown_is_run_somewhere_or_says_why_not() -> None:
+    """By its page and section; what stands in tests/shown.py is there, and a test that is to run it names it."""
+    found = [block for page in PAGES for block in blocks(page)]
+    assert {block.language for block in found} <= {COMMANDS, *READ}
+    places = [*shown.SIMULATED, *shown.IN_A_GUEST, *shown.NOT_RUN]
+    assert sorted(places) == sorted({(block.page, block.section) for block in found if block.language == COMMANDS})
+    for place, path in shown.IN_A_GUEST.items():
+        assert all(f'"{name}"' in (ROOT / path).read_text() for name in place), f"{path} does not paste {place}"
+
+
 @pages
 def test_a_command_that_is_shown_is_one(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = page.read_text(encoding="utf-8")
-    for block in blocks(text):
-        for line in block.splitlines():
+    for block in blocks(page):
+        for line in block.lines if block.language == COMMANDS else ():
             if not COMMAND.search(" " + line):
                 continue
             for program, words in commands(line):
@@ -89,7 +90,7 @@ def test_a_command_that_is_shown_is_one(page: Path, capsys: pytest.CaptureFixtur
                     continue
                 if getattr(given, "settings", None):
                     change(DEFAULT, dict(setting.split("=", 1) for setting in given.settings))
-    for span in spans(text):
+    for span in spans(page.read_text(encoding="utf-8")):
         program, _, rest = span.partition(" ")
         if program in PROGRAMS:
             check_beginning(program, rest.split())
@@ -99,9 +100,9 @@ def test_a_command_that_is_shown_is_one(page: Path, capsys: pytest.CaptureFixtur
 def test_a_target_of_make_that_is_shown_exists(page: Path) -> None:
     known = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     parts = {path.stem.removeprefix("test_") for path in (ROOT / "tests/soak").glob("test_*.py")}
-    text = page.read_text(encoding="utf-8")
-    for typed in [*(line for block in blocks(text) for line in block.splitlines()), *spans(text)]:
-        found = re.match(r"(?:\$ )?make ([a-z].*?)(?:\s+#.*)?$", typed)
+    lines = [line for block in blocks(page) for line in block.lines if block.language == COMMANDS]
+    for typed in [*lines, *spans(page.read_text(encoding="utf-8"))]:
+        found = re.match(r"make ([a-z].*?)(?:\s+#.*)?$", typed)
         for word in found[1].split() if found else ():
             if re.fullmatch(r"[a-z-]+", word):
                 assert word in known, f"make has no {word}: {typed}"
@@ -111,13 +112,14 @@ def test_a_target_of_make_that_is_shown_exists(page: Path) -> None:
 
 @pages
 def test_a_file_of_settings_that_is_shown_is_read(page: Path, tmp_path: Path) -> None:
-    for block in blocks(page.read_text(encoding="utf-8")):
-        if not re.search(r"^(path = |\[defaults)", block, re.MULTILINE) or not re.match(r"[\w.]+ = |\[", block):
+    for block in blocks(page):
+        if block.language != "toml":
             continue
-        tomllib.loads(block)
-        where = "devices.d/vm1.toml" if "path = " in block else "tcmu-retry.toml"
+        shown = tomllib.loads(block.text)
+        where = "tcmu-retry.toml" if "defaults" in shown else "devices.d/vm1.toml"
+        of_a_lun = "" if {"defaults", "path"} & shown.keys() else 'path = "/srv/vm1.img"\n'
         (tmp_path / where).parent.mkdir(exist_ok=True)
-        (tmp_path / where).write_text(block)
+        (tmp_path / where).write_text(of_a_lun + block.text)
         _, problems = Source(tmp_path).check()
         assert not problems, block
 
@@ -139,7 +141,7 @@ def test_what_hacking_says_of_the_files_is_so() -> None:
     """Its table has each room, and each path that it names is there."""
     text = (ROOT / "HACKING.md").read_text()
     rooms = {path.name for path in (ROOT / "tcmu_retry").iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert set(re.findall(r"^    tcmu_retry/(\w+)/ ", text, re.MULTILINE)) == rooms
+    assert set(re.findall(r"^tcmu_retry/(\w+)/ ", text, re.MULTILINE)) == rooms
     for named in re.findall(r"`([\w./-]+/[\w.-]*)`", text):
         if not named.startswith("build/"):
             assert (ROOT / named).exists() or (ROOT / "tcmu_retry" / named).exists(), named

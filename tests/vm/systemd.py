@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -48,12 +49,13 @@ class SystemdGuest(Guest):
     boot_seconds = 600.0
 
     def __init__(
-        self, name: str = "systemd", memory: str = "2G", disks: int = 1, forward: int = 0, prepare: str = ""
-    ) -> None:
+        self, name: str = "systemd", memory: str = "2G", disks: int = 1, forward: int = 0, prepare: str = "",
+        options: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self._initrd = initrd()
         self._prepare = prepare
         self._booted = False
-        super().__init__(name, memory, disks, forward=forward)
+        super().__init__(name, memory, disks, forward=forward, options=options)
 
     def command(self) -> list[str]:
         if not self._booted:

@@ -59,7 +59,8 @@ mount -t tmpfs -o mode=1777 tmpfs "$new/tmp"
 
 if [ ! -e "$new/etc/made-for-tests" ]; then
     units=$new/etc/systemd/system
-    rm -rf "$units"/* "$new/var/lib/systemd" "$new/var/log/journal" "$new/etc/rtslib-fb-target" "$new/etc/target"
+    rm -rf "$units"/* "$new/var/lib/systemd" "$new/var/log/journal" "$new/etc/target" \
+        "$new"/etc/rtslib-fb-target/[!b]* "$new"/etc/rtslib-fb-target/backup/* # what targetcli saved, as apt leaves it
     rm -f "$new/.dockerenv" # of this machine; a systemd that takes itself for a container's leaves things out
     : > "$new/etc/fstab"
     # Each is a process at boot and at every daemon-reload, and makes units for this machine.

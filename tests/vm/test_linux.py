@@ -8,7 +8,7 @@ import pytest
 
 from tests.vm.lab import MIB, Lab, Lun, eventually
 
-GIB, TIB = MIB << 10, MIB << 20
+TIB = MIB << 20
 PORTS = (3270, 3271)
 
 

@@ -348,3 +348,42 @@ def test_an_error_of_a_file_that_was_replaced_asks_for_a_reopen(
     with pytest.raises(OSError, match="No such device") as failure:
         backend.write(0, [memoryview(bytes(512))], durable=False)
     assert failure.value.errno == errno.ENODEV
+
+
+def test_storage_outside_of_allowed_paths_is_not_opened_whatever_links_say(tmp_path: Path) -> None:
+    """A link out of the root, as a file and as a directory; one that leads back into it is as good as a file."""
+    root, outside = tmp_path / "luns", tmp_path / "secret"
+    root.mkdir()
+    outside.mkdir()
+    for file in (root / "vm1.img", outside / "disk"):
+        file.write_bytes(bytes(4096))
+    (root / "link").symlink_to(outside / "disk")
+    (root / "directory").symlink_to(outside)
+    (root / "alias").symlink_to(root / "vm1.img")
+    roots = (str(root),)
+    for name in ("link", "directory/disk"):
+        with pytest.raises(BackendError, match="leads out of allowed_paths") as failure:
+            open_backend(str(root / name), buffered=True, roots=roots)
+        assert failure.value.errno == errno.EACCES
+    for name in ("vm1.img", "alias"):
+        open_backend(str(root / name), buffered=True, roots=roots).close()
+    linked = tmp_path / "linked"
+    linked.symlink_to(root)
+    open_backend(str(linked / "vm1.img"), buffered=True, roots=(str(linked),)).close()
+
+
+@pytest.mark.parametrize(
+    ("path", "opened", "roots", "good"),
+    [
+        ("/dev/mapper/vm1", "/dev/dm-3", ["/dev/mapper"], True),
+        ("/dev/mapper/vm1", "/dev/dm-3", ["/srv", "/dev/vg0"], False),
+        ("/dev/mapper/../sda", "/dev/sda", ["/dev/mapper"], False),
+        ("/dev/mapper/vm1", "/srv/x", ["/dev/mapper"], False),
+        ("/srv/disk", "/dev/sda", ["/srv"], False),
+        ("/srv/x", "/srv/x", ["/"], True),
+    ],
+)
+def test_links_count_as_what_they_lead_to_but_for_those_of_dev(
+    path: str, opened: str, roots: list[str], good: bool
+) -> None:
+    assert file_module._confined(path, opened, roots) is good

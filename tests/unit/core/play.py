@@ -3,8 +3,8 @@
 Events: `ran w1@0 EIO` (write 1 at block 0 ran on the pump's account and failed), `w1@0`, `r1@0`, `f1`, `c1@0` (write,
 read, flush, compare-and-write arrive), `io 1 EIO` (its I/O ends; 0: well), `wake` (the timer runs, and exactly now is
 when it was asked for), `tick` (it runs at any time), `idle` (no timer is asked for), `probe read EIO`, `reopen 0`,
-`set key=value …`, and the verbs of persons. `gate w1@0 r2@8` closes the gate while these run. `state read -> down` is
-what a person sees.
+`ring` (it is lost, with all commands), `set key=value …`, and the verbs of persons. `gate w1@0 r2@8` closes the gate
+while these run. `state read -> down` is what a person sees.
 `left w1@0 2 EIO 50`: write 1 is taken up from an earlier process, where it failed twice, first at 50, last with EIO.
 Actions: `try 1`, `1=BUSY`, `1=02/04/03`, `1=ABORTED+keep`, `probe`, `reopen`, `open` (the gate), and events by name.
 Jitter is in the middle of its range, so that waits are as written in the policy.
@@ -71,6 +71,8 @@ class Play:
                 return engine.reopened(code(rest[0]), now)
             case "lost":
                 return engine.storage_lost(code(rest[0]), now)
+            case "ring":
+                return engine.ring_lost(now)
             case "left":
                 token, request = self.request(rest[0])
                 failure = int(rest[1]), code(rest[2]), float(rest[3])

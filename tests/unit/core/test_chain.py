@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tcmu_retry.core.chain import initiator_link, kernel_links, policy_links, session_links
+from tcmu_retry.core.chain import initiator_link, kernel_links, policy_links, ring_links, session_links
 from tcmu_retry.core.initiators import FOR_EVER, PROFILES, parse_profile
 from tcmu_retry.core.policy import DEFAULT, change
 
@@ -18,6 +18,13 @@ def test_the_kernels_own_time_out_ends_a_hold() -> None:
     assert right.wrong == ""
     assert (lacking.value, lacking.wrong != "") == ("not readable", True)
     assert not any(link.wrong for link in kernel_links(wanted, wanted))
+
+
+def test_a_broken_ring_is_a_link_and_a_sound_one_is_none() -> None:
+    assert ring_links("") == []
+    [broken] = ring_links("the device is held open")
+    assert (broken.value, broken.lasts) == ("BUSY", 0.0)
+    assert "answered BUSY: the device is held open;" in broken.wrong
 
 
 def test_a_narrow_window_is_wrong_whoever_has_it() -> None:

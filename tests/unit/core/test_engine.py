@@ -571,6 +571,49 @@ def test_over_age_the_answer_is_busy() -> None:
 # ---- task management
 
 
+def test_a_budget_of_0_is_no_budget() -> None:
+    """As for max_hold_age and retry_timeout; refused, all would be answered BUSY, which nobody means."""
+    play(
+        """
+        0.0  ran w1@0 EIO  -> outage_began write
+        0.1  ran w2@8 EIO  ->
+        """,
+        budgets=Budgets(held=0, held_bytes=0),
+    )
+
+
+def test_an_interval_of_0_does_not_spin() -> None:
+    """`retry_interval=0`: at once, which is after 10 ms; the main loop has others to serve."""
+    play(
+        """
+        0.0   ran w1@0 EIO  -> outage_began write
+        0.001 tick          ->
+        0.01  wake          -> try 1
+        0.01  io 1 EIO      ->
+        0.02  wake          -> try 1
+        """,
+        "retry_interval=0 retry_max_interval=0",
+    )
+
+
+def test_a_probe_that_hangs_and_is_aborted_does_not_end_the_probing() -> None:
+    """Its range stays fenced; the others go on with the next probe."""
+    play(
+        """
+        0.0  ran w1@0 ENOLINK -> outage_began write, down write
+        0.1  w2@8             ->
+        1.0  wake             -> try 1
+        1.2  abort 1          ->
+        1.7  wake             -> 1=ABORTED+keep
+        2.0  wake             -> try 2
+        2.1  io 2 0           -> recovered write
+        2.2  w3@0             ->
+        9.0  io 1 EIO         -> try 3, open
+        9.1  io 3 0           ->
+        """
+    )
+
+
 def test_an_aborted_held_command_is_answered_at_once() -> None:
     play("""
         0    ran w1@0 EIO  -> outage_began write
@@ -667,6 +710,46 @@ def test_what_fails_once_the_lun_is_given_up_is_answered_busy() -> None:
     """)
 
 
+def test_with_a_ring_all_its_commands_are_gone_and_the_outage_goes_on() -> None:
+    """Held, or waiting behind another: none is answered or tried again; what comes after is untried until it ends."""
+    engine = play("""
+        0    lost EIO       -> outage_began read, down read, outage_began write, down write
+        0.1  w1@0           ->
+        0.2  w2@0           ->
+        0.3  ring           ->
+        0.4  w3@8           ->
+        0.5  reopen 0       -> recovered read, try 3
+        0.6  io 3 0         -> recovered write, open
+    """)
+    assert engine.held() == []
+
+
+def test_a_ring_that_is_lost_while_its_only_command_is_out_leaves_nothing_to_do() -> None:
+    engine = play("""
+        0    ran w1@0 EIO   -> outage_began write
+        1    wake           -> try 1
+        1.1  ring           -> gave_up write, open
+        1.1  idle           ->
+        1.2  w2@0           -> try 2
+    """)
+    assert engine.held() == []
+
+
+def test_who_is_held_can_be_named_until_it_is_answered() -> None:
+    player = Play()
+    player.line("0    gate w1@0 w2@8  ->")
+    assert not player.engine.holds(1)
+    player.line("0.1  io 1 EIO        -> outage_began write")
+    assert [player.engine.holds(token) for token in (1, 2, 3)] == [True, False, False]
+    player.line("""
+        1.1  wake            -> try 1
+        1.2  io 2 0          ->
+    """)
+    assert player.engine.holds(1)
+    player.line("1.3  io 1 0          -> recovered write, open")
+    assert not player.engine.holds(1)
+
+
 def test_stop_holds_no_more_than_the_budget() -> None:
     play(
         """
@@ -759,5 +842,5 @@ def test_what_an_earlier_process_held_is_refused_where_all_is_refused() -> None:
 
 
 def test_budgets_hold_for_what_an_earlier_process_held() -> None:
-    player = Play(budgets=Budgets(held=0))
+    player = Play(budgets=Budgets(held_bytes=1))
     player.line("100  left w1@0 2 EIO 50  -> shed write, 1=BUSY")

@@ -134,6 +134,7 @@ class Rig:
         self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
+        self.lost: list[Device] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
         self.errors: dict[str, Exception] = {}  # what a look at the kernel's tree ("wwn"), or an "open", raises
         lun = Lun("vm1", self._wwn, "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
@@ -146,6 +147,7 @@ class Rig:
             self._open,
             self.notices.append,
             lambda _: None,
+            self.lost.append,
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
@@ -157,6 +159,8 @@ class Rig:
         return "serial"
 
     def _open(self) -> Memory:
+        if "open" in self.storage.hang:
+            assert self.storage.hang["open"].wait(PATIENCE), "open was never let go"
         if "open" in self.errors:
             raise self.errors["open"]
         return self.storage
@@ -205,7 +209,7 @@ async def served(
 ) -> AsyncIterator[Rig]:
     """A LUN being served; each command must have been answered when it goes."""
     rig = Rig(cache, policy, kernel, initiator)
-    await rig.device.attach(rig.kernel.open, fresh=True)
+    await rig.device.attach(rig.kernel, fresh=True)
     try:
         yield rig
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tcmu_retry.backends import linux
+from tcmu_retry.daemon import door
 from tcmu_retry.daemon import service as module
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
@@ -65,6 +68,7 @@ class World:
         self.root = root
         self.shown: dict[str, UioDevice] = {}
         self.kernels: dict[str, SimulatedKernel] = {}  # by uio name
+        self.unproven: set[str] = set()  # uio names; their rings were reset
         self.netlink = Netlink()
         self.uevents = Uevents()
         self.touched: list[tuple[str, Path]] = []  # what was written in LIO's tree, and by which thread
@@ -78,7 +82,9 @@ class World:
         monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
         monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
         monkeypatch.setattr(module, "find", self.shown.get)
-        monkeypatch.setattr(module.takeover, "open_channel", lambda uio, fresh, refuse: self.kernels[uio.uio].open())
+        monkeypatch.setattr(door, "find", self.shown.get)
+        monkeypatch.setattr(door, "SYS", root / "uio")
+        monkeypatch.setattr(module.takeover, "open_channel", self.open_channel)
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:
@@ -87,6 +93,12 @@ class World:
 
         monkeypatch.setattr(Path, "write_text", write_text)
         self.service = Service(Source(root / "etc", root / "lib"), root / "state")
+
+    def open_channel(self, uio: UioDevice, fresh: bool, unproven: Callable[[int, str], None]) -> SimulatedChannel:
+        if uio.uio in self.unproven:
+            (uio.configfs / "action/block_dev").write_text("blocked\n")
+            unproven(0, "it left no journal")
+        return self.kernels[uio.uio].open()
 
     def take_hints(self, uio: Callable[[str], None], block: Callable[[str], None]) -> Uevents:
         self.uevents.came = uio
@@ -102,8 +114,10 @@ class World:
         values = {"cmd_time_out": 30, "qfull_time_out": -1, "tmr_notification": 0, "emulate_write_cache": 0}
         for attribute, value in {**values, "dev_size": SIZE, "hw_block_size": 512}.items():
             (device.configfs / "attrib" / attribute).write_bytes(f"{value}\n".encode())
+        (device.configfs / "action/block_dev").write_text("unblocked\n")
         (device.configfs / "wwn/vpd_unit_serial").write_text("T10 VPD Unit Serial Number: 1234\n")
         self.shown[number] = device
+        (self.root / "uio" / number).mkdir(parents=True, exist_ok=True)
         self.kernels[number] = SimulatedKernel()
         self.touched.clear()
         return device
@@ -186,6 +200,74 @@ def test_a_lun_whose_announcement_was_lost_is_found(world: World) -> None:
     asyncio.run(story())
 
 
+def test_who_waits_for_an_announcement_that_was_lost_is_told_no_after_those_that_were_heard(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vm1 is being made, and answered first; whoever else waits would wait for ever."""
+    let_go = threading.Event()
+    opening = threading.Event()
+
+    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
+        opening.set()
+        let_go.wait(10)
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+
+    async def story() -> None:
+        async with running(world):
+            device = world.make("vm1")
+            world.netlink.announce(Added(device, 1))
+            await until(opening.is_set, "the device being opened")
+            world.netlink.lost()
+            world.netlink.lost()
+            await asyncio.sleep(0.01)
+            assert "reset_netlink" not in [path.name for _, path in world.touched]
+            let_go.set()
+            await until(lambda: (1, 0) in world.netlink.answers, "an answer")
+            await until(lambda: "reset_netlink" in [path.name for _, path in world.touched], "the others told")
+            assert world.served() == ["vm1"]
+
+    asyncio.run(story())
+    assert [path.name for _, path in world.touched].count("reset_netlink") == 1
+
+
+def test_a_lun_that_was_there_is_taken_up_when_the_host_is_short_of_something(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EMFILE at the first try; nobody announces it a second time."""
+    short = [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOMEM, "Cannot allocate memory")]
+
+    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
+        if short:
+            raise short.pop()
+        return world.kernels[uio.uio].open()
+
+    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+
+    async def story() -> None:
+        world.make("vm1")
+        async with running(world):
+            await until(lambda: world.served() == ["vm1"], "the LUN served")
+
+    asyncio.run(story())
+
+
+def test_a_lun_that_went_without_a_word_is_forgotten(world: World) -> None:
+    """Its removal was announced and not heard: the device hangs up, and nobody shows a LUN that there is not."""
+
+    async def story() -> None:
+        async with running(world):
+            device = world.make("vm1")
+            assert await world.answer(Added(device, 1)) == 0
+            (world.root / "uio" / device.uio).rmdir()
+            del world.shown[device.uio]
+            world.kernels[device.uio].remove()
+            await until(lambda: world.served() == [], "the LUN forgotten")
+
+    asyncio.run(story())
+
+
 def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -> None:
     """The kernel announces nothing twice. Blocked first and unblocked last, or the reset would be passed by."""
 
@@ -262,5 +344,50 @@ def test_what_is_announced_to_a_daemon_that_ends_is_refused_at_once(world: World
         assert dict(world.netlink.answers)[2] < 0
         assert world.served() == []
         world.kernels["uio1"].open().close()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("why", ["nothing proves what the former daemon had open", "nobody served it"])
+def test_a_lun_answers_busy_while_a_former_daemon_s_io_may_be_out(world: World, why: str) -> None:
+    """Its ring was reset, by this daemon or by --unfreeze    the storage is locked: blocked    the lock goes: served
+
+    That I/O would land in buffers that new commands have, and over what they write.
+    """
+
+    async def story() -> None:
+        device = world.make("vm1")
+        flag = device.configfs / "action/block_dev"
+        if why == "nobody served it":
+            flag.write_text("blocked\n")
+        else:
+            world.unproven.add(device.uio)
+        with (world.root / "vm1.img").open("r+b") as former:
+            linux.lock(former.fileno())
+            async with running(world):
+                await until(lambda: world.served() == ["vm1"], "the LUN served")
+                served = world.service.device("vm1")
+                served.kick()
+                await until(lambda: bool(served.status().backend_error), "storage that is locked")
+                assert flag.read_text() == "blocked\n"
+            async with running(world):  # a daemon that comes after that one knows no more
+                await until(lambda: world.served() == ["vm1"], "the LUN served")
+                assert flag.read_text() == "blocked\n"
+                former.close()
+                world.service.device("vm1").kick()
+                await until(lambda: flag.read_text() == "0", "the end of BUSY")
+
+    asyncio.run(story())
+
+
+def test_a_lun_whose_commands_are_all_known_is_not_blocked_while_its_storage_is_away(world: World) -> None:
+    """They are held, and so is what comes: BUSY would be an error to Linux after 180 s."""
+
+    async def story() -> None:
+        device = world.make("vm1")
+        (world.root / "vm1.img").unlink()
+        async with running(world):
+            await until(lambda: world.served() == ["vm1"], "the LUN served")
+            await until(lambda: (device.configfs / "action/block_dev").read_text() == "0", "not blocked")
 
     asyncio.run(story())

@@ -64,6 +64,26 @@ def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
     assert source.device("vm1").policy.read.retry_timeout == 1.5
 
 
+def test_storage_is_confined_to_allowed_paths(etc: Path) -> None:
+    """Of files for all LUNs the strongest counts; no LUN's own settings can widen it."""
+    (etc / "tcmu-retry.toml").write_text('allowed_paths = ["/srv/luns", "/dev/mapper/"]\n[defaults]\nretry = true\n')
+    source = Source(etc)
+    assert source.device("/srv/luns/vm1.img").roots == ("/srv/luns", "/dev/mapper/")
+    assert source.device("/dev/mapper/vm1").path == "/dev/mapper/vm1"
+    for path in ("/srv/luns/../vm1", "/srv/lunsx/vm1", "/dev/sda", "/srv"):
+        with pytest.raises(ConfigError, match="lies in none of allowed_paths") as failure:
+            source.device(path)
+        assert failure.value.errno == errno.EACCES
+    with pytest.raises(ConfigError, match="allowed_paths"):
+        source.device("/srv/x;allowed_paths=/")
+    (etc / "conf.d").mkdir()
+    (etc / "conf.d/50-site.toml").write_text("allowed_paths = []\n")
+    assert source.device("/dev/sda").roots == ()
+    (etc / "conf.d/50-site.toml").write_text('allowed_paths = "/srv"\n')
+    with pytest.raises(ConfigError, match="list of absolute paths"):
+        source.verify()
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
@@ -83,7 +103,7 @@ def test_an_edited_file_counts_for_the_next_lun(etc: Path) -> None:
         ("/srv/x;bufered=true", ["bufered", "did you mean buffered"]),
         ("/srv/x;cache=writeback;buffered=true", ["buffered=true"]),
         ("/srv/x;health=bad", ["health=bad"]),
-        ("/srv/x;max_held=0", ["max_held"]),
+        ("/srv/x;max_held=-1", ["max_held"]),
         ("/srv/x;error.errno=EWHAT", ["EWHAT"]),
         ("/srv/x;read.fallback=readonly", ["readonly"]),
     ],

@@ -51,11 +51,12 @@ def test_a_drain_after_a_failure_does_not_wait_for_a_gate_that_nobody_asked_to_c
             storage,
             lambda notice: None,
             lambda device: None,
+            lambda device: None,
             Remembered(Records(tmp_path), "vm1", str(path)),
             {},
             lambda changes: None,
         )
-        await device.attach(kernel.open, fresh=True)
+        await device.attach(kernel, fresh=True)
         full = os.open("/dev/full", os.O_RDWR)
         os.dup2(full, opened[0].descriptor or -1, inheritable=False)
         os.close(full)

@@ -58,6 +58,9 @@ def test_without_since_the_samples_are_those_of_the_last_stretch() -> None:
     assert run(kept.samples("vm1", 0, 100)) == new
     assert run(kept.samples("vm1", 2.0, 100)) == [*old[1:], *new]
     assert run(kept.samples("nobody", 0, 100)) == []
+    back = [replace(SAMPLE, time=float(t), stretch=20.0) for t in range(20, 22)]
+    kept.add_samples("vm1", back)
+    assert run(kept.samples("vm1", 0, 100)) == back, "the host's clock was set back: the last is what came last"
     kept.close()
 
 

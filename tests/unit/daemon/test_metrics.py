@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import runpy
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tcmu_retry.core import events
-from tcmu_retry.daemon.api import DeviceStatus, Notice
+from tcmu_retry.daemon.api import DeviceStatus, Notice, Watcher
 from tcmu_retry.daemon.metrics import Metrics
 from tests.statuses import DOWN, WELL
 from tests.vm.guest import free_port
@@ -56,8 +57,8 @@ class FakeService:
     def devices(self) -> list[FakeDevice]:
         return self.all
 
-    def watch(self, changed: object, added: object, removed: Callable[[str], None], notice: Any) -> None:
-        self.removed, self.notice = removed, notice
+    def watch(self, watcher: Watcher) -> None:
+        self.removed, self.notice = watcher.removed, watcher.notice
 
 
 def scrape(use: Callable[[FakeService, Metrics], None] = lambda service, metrics: None) -> dict[tuple[Any, ...], float]:
@@ -170,7 +171,10 @@ def names() -> set[str]:
 
 
 def test_every_metric_is_documented_and_no_other() -> None:
-    documented = set(re.findall(r"^\| `(tcmu_retry_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE))
+    page = re.compile(r"^\| `(tcmu_retry_\w+)`", re.MULTILINE)
+    documented = set(page.findall((ROOT / "docs/metrics.md").read_text()))
+    reference = runpy.run_path(str(ROOT / "docs/reference.py"))["PAGES"]["metrics"]
+    assert set(page.findall("\n".join(reference()))) == documented
     histogram = "tcmu_retry_outage_duration_seconds"
     assert documented == {histogram if name.startswith(histogram) else name for name in names()}
 

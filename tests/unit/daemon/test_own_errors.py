@@ -14,7 +14,7 @@ from tcmu_retry.daemon import storage
 from tcmu_retry.dbus import presence
 from tcmu_retry.dbus.tree import Tree
 from tcmu_retry.tcmu.ring import RingError
-from tcmu_retry.tcmu.simulated import SimulatedChannel
+from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tests.unit.daemon.rig import Rig, served, until
 
 INQUIRY = bytes((0x12, 0, 0, 0, 96, 0))
@@ -55,20 +55,77 @@ def test_a_reopen_that_fails_in_our_own_code_is_tried_again(error: Exception, ca
 
 def test_a_ring_that_is_not_for_us_is_given_back() -> None:
     """Otherwise the device would be busy for whoever tries next, ourselves included."""
-    rig = Rig()
     opened: list[SimulatedChannel] = []  # by the real one nobody counts references: an open file is open
 
-    def open_channel() -> SimulatedChannel:
-        opened.append(rig.kernel.open())
-        opened[0].memory[0] = 3
-        return opened[0]
+    class Door(SimulatedKernel):
+        def open(self) -> SimulatedChannel:
+            opened.append(super().open())
+            opened[0].memory[0] = 3
+            return opened[0]
+
+    rig = Rig(kernel=Door())
 
     async def story() -> None:
         with pytest.raises(RingError, match="version 3"):
-            await rig.device.attach(open_channel, fresh=True)
+            await rig.device.attach(rig.kernel, fresh=True)
 
     asyncio.run(story())
-    rig.kernel.open().close()
+    SimulatedKernel.open(rig.kernel).close()
+
+
+def test_a_lun_that_is_given_up_while_its_ring_is_opened_leaves_nothing_open() -> None:
+    """The kernel hangs    its announcement has waited long enough, it is refused    what is open then is closed."""
+    opening, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    class Slow(SimulatedKernel):
+        def open(self) -> SimulatedChannel:
+            opening.set()
+            go_on.wait(10)
+            return super().open()
+
+    rig = Rig(kernel=Slow())
+    rig.storage.close = closed.set  # type: ignore[method-assign]
+
+    def free() -> bool:
+        try:
+            SimulatedKernel.open(rig.kernel).close()
+        except OSError:
+            return False
+        return True
+
+    async def story() -> None:
+        attaching = asyncio.create_task(rig.device.attach(rig.kernel, fresh=True))
+        await until(opening.is_set, "the ring being opened")
+        attaching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attaching
+        assert closed.is_set()
+        go_on.set()
+        await until(lambda: "open" not in threads() and free(), "a device that can be opened")
+
+    def threads() -> str:
+        return " ".join(thread.name for thread in threading.enumerate() if thread.name.startswith("offload-"))
+
+    asyncio.run(asyncio.wait_for(story(), 4))
+
+
+def test_storage_that_lets_itself_be_opened_too_late_is_closed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs    the LUN comes up down without it    it opens: closed, or its lock would keep out the next try."""
+    monkeypatch.setattr(storage, "OPEN_SECONDS", 0.001)
+    rig = Rig()
+    go_on = rig.storage.hang["open"] = threading.Event()
+    closed = threading.Event()
+
+    async def story() -> None:
+        rig.storage.close = closed.set  # type: ignore[method-assign]
+        await rig.device.attach(rig.kernel, fresh=False)
+        assert "did not let itself be opened" in rig.device.status().backend_error
+        go_on.set()
+        await until(closed.is_set, "storage that is closed")
+        await rig.device.withdraw()
+        await rig.device.detach()
+
+    asyncio.run(asyncio.wait_for(story(), 4))
 
 
 def test_io_warn_after_0_warns_never() -> None:

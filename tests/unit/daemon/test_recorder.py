@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from tcmu_retry.daemon.api import DeviceStatus, Sample
 from tcmu_retry.daemon.recorder import Curve
 from tests.statuses import DOWN, ONLINE, WELL
@@ -52,6 +54,20 @@ def test_an_old_outage_is_sampled_less_often_and_nothing_is_lost_between() -> No
     assert kept[-1].time > 86_400 - 310
     assert sum(sample.probes for sample in kept) == kept[-1].time // 30
     assert {round(sample.write_rate) for sample in kept} == {1000}
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_costs_no_more_than_a_sample(jump: int) -> None:
+    """60 s into an outage the host's clock is set by a day: the next samples are kept, under the new time."""
+    curve = Curve()
+    base = 1_000_000
+    play(curve, range(base, base + 60), down=True, held=1)
+    kept = play(curve, range(base + jump, base + jump + 60), down=True, held=1)
+    assert [sample.time for sample in kept] == list(range(base + jump + 1, base + jump + 60))
+    assert all(sample.write_rate >= 0 for sample in kept)
+    over = play(curve, range(base + jump + 60, base + jump + 300))
+    assert over[-1].time <= base + jump + 120
+    assert play(curve, range(base + jump + 300, base + jump + 310)) == []
 
 
 def test_probes_of_a_new_outage_are_counted_from_its_own_beginning() -> None:

@@ -41,16 +41,16 @@ def request(lba: int) -> Request:
 @pytest.mark.parametrize("flaps", [True, False], ids=["fails and recovers", "fails"])
 def test_ten_thousand_failures_are_under_twenty_lines(caplog: pytest.LogCaptureFixture, flaps: bool) -> None:
     """The real engine, one failing command after the other; each recovers at once, or the storage stays away."""
-    engine = Engine(change(DEFAULT, {"retry_interval": "1ms", "retry_jitter": 0}), Budgets(100_000, 1 << 40), lambda: 0)
+    engine = Engine(change(DEFAULT, {"retry_interval": 10, "retry_jitter": 0}), Budgets(100_000, 1 << 40), lambda: 0)
     storm, emitted = Storm(), []
     log = logging.getLogger("tcmu_retry.test")
     caplog.set_level(logging.DEBUG)
     now = 0.0
     for token in range(10_000):
-        now += 0.004
+        now += 0.001
         actions = engine.finished(token, request(token), errno.ETIMEDOUT, now)
         if flaps:
-            now += 0.002
+            now += 0.0101  # no wait is shorter than 10 ms
             actions += engine.tick(now)
             out = [action.token for action in actions if isinstance(action, Dispatch)]
             assert out == [token]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -89,7 +90,39 @@ def test_without_a_manager_nothing_happens_and_one_that_does_not_read_is_not_wai
         loud.tell(STATUS="x" * 1000)
 
 
+def test_the_watchdog_is_fed_with_no_file_descriptor_left(manager: socket.socket) -> None:
+    """A daemon that has used up its own goes on; ended for it, each of its LUNs would pause."""
+    notifier = Notifier({"NOTIFY_SOCKET": str(manager.getsockname())})
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, high))
+    try:
+        notifier.tell(WATCHDOG="1")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
+    assert manager.recv(100) == b"WATCHDOG=1"
+
+
 def test_the_unit_is_ordered_before_both_names_of_the_restore() -> None:
     settings = dict(re.findall(r"^(Before|Type|WatchdogSec)=(.*)$", UNIT.read_text(), re.MULTILINE))
     assert settings["Before"].split() == ["rtslib-fb-targetctl.service", "target.service"]
     assert (settings["Type"], settings["WatchdogSec"]) == ("notify", "20")
+
+
+def test_the_unit_gives_no_more_rights_than_the_documentation_says() -> None:
+    """The score is measured in a guest, `make soak PARTS=systemd`; what it rests on must not go unseen."""
+    lines = UNIT.read_text().splitlines()
+    [capabilities] = [line.partition("=")[2].split() for line in lines if line.startswith("CapabilityBoundingSet=")]
+    assert capabilities == ["CAP_NET_ADMIN", "CAP_DAC_OVERRIDE"]
+    documentation = (UNIT.parents[2] / "docs/systemd.md").read_text()
+    for capability in capabilities:
+        assert capability in documentation
+    for needed in (
+        "NoNewPrivileges=yes",
+        "DevicePolicy=closed",
+        "MemoryDenyWriteExecute=yes",
+        "RestrictAddressFamilies=AF_UNIX AF_NETLINK",
+        "SystemCallFilter=@system-service",
+        "SystemCallFilter=~@privileged @resources",
+        "UMask=0077",
+    ):
+        assert needed in lines

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import functools
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tcmu_retry.backends.base import BackendError
 from tcmu_retry.core import events
-from tcmu_retry.daemon import takeover
+from tcmu_retry.daemon import device, takeover
 from tcmu_retry.scsi.designators import of_unit
 from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.request import Direction
@@ -30,15 +31,16 @@ from tests.unit.scsi.test_copying import parameters, segment, target
 @pytest.fixture(autouse=True, params=["reference", "native"])
 def pump(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TCMU_RETRY_PUMP", request.param)
+    monkeypatch.setattr(device, "HAND_OVER_SECONDS", 0.05)
 
 
 class Succession:
     """Daemons of one LUN, one after the other; the medium is the same for all."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: str = "writethrough") -> None:
         self.kernel = SimulatedKernel()
         self.file = os.memfd_create("journal", os.MFD_CLOEXEC)
-        self.rig = Rig(kernel=self.kernel)
+        self.rig = Rig(cache, kernel=self.kernel)
         self.first = True
 
     def open(self) -> SimulatedChannel:
@@ -51,13 +53,26 @@ class Succession:
         channel.journal = journal
         return channel
 
+    def open_anew(self) -> SimulatedChannel:
+        return self.kernel.open_anew()
+
+    def block(self, blocked: bool) -> None:
+        self.kernel.block(blocked)
+
+    def exists(self) -> bool:
+        return self.kernel.exists()
+
     async def begin(self) -> Rig:
-        await self.rig.device.attach(self.open, fresh=True)
+        await self.rig.device.attach(self, fresh=True)
         return self.rig
 
     async def leave(self) -> None:
         """It answers nothing any more."""
         await self.rig.device.detach()
+        self.first = False
+
+    async def hand_over(self) -> None:
+        await self.rig.device.hand_over()
         self.first = False
 
     async def next(self, locked: bool = False, **policy: str) -> Rig:
@@ -69,7 +84,7 @@ class Succession:
         self.rig.storage = storage
         if locked:
             self.rig.errors["open"] = BackendError("it is locked", errno.EBUSY)
-        await self.rig.device.attach(self.open, fresh=False)
+        await self.rig.device.attach(self, fresh=False)
         return self.rig
 
     async def end(self) -> None:
@@ -78,6 +93,14 @@ class Succession:
         os.close(self.file)
         assert not self.kernel.broken
         assert not self.kernel.open_ids
+
+
+def lets_itself_be_opened(kernel: SimulatedKernel) -> bool:
+    try:
+        kernel.open().close()
+    except OSError:
+        return False
+    return True
 
 
 def story(test: Callable[[Succession], Awaitable[None]]) -> Callable[[], None]:
@@ -235,6 +258,82 @@ async def test_a_time_out_goes_on_from_the_first_failure(succession: Succession)
     assert await rig.answer(one) == "02/04/03"
 
 
+# ---- handed over in order
+
+
+@story
+async def test_a_daemon_that_hands_over_answers_nothing_and_the_next_one_goes_on(succession: Succession) -> None:
+    """Two writes are held and a third comes while nobody is there; the pause is told; back: all GOOD, in order."""
+    rig = await succession.begin()
+    rig.storage.fail(errno.EIO)
+    one = rig.write(0, b"one")
+    await rig.held(1)
+    two = rig.write(0, b"two")
+    await rig.held(2)
+    await succession.hand_over()
+    three = rig.write(0, b"three")
+    assert [command.status for command in (one, two, three)] == [None] * 3
+    rig = await succession.next()
+    [told] = [notice.fields for notice in rig.notices if notice.code == events.HANDED_OVER]
+    assert (told["count"], told["failed"]) == (2, 1)
+    assert isinstance(told["seconds"], float)
+    assert 0 < told["seconds"] < 10
+    await rig.held(3)
+    rig.storage.errors.clear()
+    rig.device.kick()
+    assert [await rig.answer(command) for command in (one, two, three)] == ["GOOD"] * 3
+    assert rig.storage.at(0).startswith(b"three")
+    await succession.leave()
+    rig = await succession.next()
+    assert rig.notices == [], "killed after that: no pause is known"
+
+
+@story
+async def test_what_runs_at_a_hand_over_ends_or_is_run_again(succession: Succession) -> None:
+    """A write hangs in the storage, and the device stays claimed until that I/O is back; then it is written again."""
+    rig = await succession.begin()
+    let_go = rig.storage.hang["write"] = threading.Event()
+    one = rig.write(0, b"one")
+    await until(lambda: "write" in rig.storage.calls, "the write out")
+    await succession.hand_over()
+    with pytest.raises(OSError, match="busy"):
+        await succession.next()
+    assert one.status is None
+    let_go.set()
+    await until(lambda: lets_itself_be_opened(succession.kernel), "the end of that I/O")
+    rig = await succession.next()
+    assert await rig.answer(one) == "GOOD"
+    assert rig.storage.calls.count("write") == 2
+    assert rig.storage.at(0).startswith(b"one")
+
+
+def test_a_hand_over_does_not_wait_for_a_flush_for_the_log_outlives_the_daemon_too() -> None:
+    async def play() -> None:
+        succession = Succession("writeback")
+        rig = await succession.begin()
+        assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+        await succession.hand_over()
+        assert rig.storage.calls == ["write"]
+        await succession.next()
+        await succession.end()
+
+    asyncio.run(play())
+
+
+@story
+async def test_without_a_journal_there_is_nothing_to_hand_over_and_all_is_answered_busy(
+    succession: Succession,
+) -> None:
+    rig = await succession.begin()
+    rig.storage.fail(errno.EIO)
+    one = rig.write(0, b"one")
+    await rig.held(1)
+    assert rig.device._journal is not None
+    rig.device._journal.lose(OSError(errno.ENOSPC, "No space left on device"))
+    await rig.device.hand_over()
+    assert await rig.answer(one) == "BUSY"
+
+
 # ---- which way a ring is taken
 
 
@@ -325,7 +424,7 @@ def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
 def test_a_ring_with_nothing_in_it_is_reset_in_silence(machine: Machine) -> None:
     machine.die(machine.open())
     assert machine.asked == ["block 1", "reset"]
-    assert machine.refused == []
+    assert [count for count, _ in machine.refused] == [0]
 
 
 def test_a_ring_that_cannot_be_reset_is_not_served(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,6 +64,15 @@ def test_the_unit_is_known_by_its_designators_only(lun, name: bytes) -> None:
     assert isinstance(outcome, Request) == (name in (NAA, EUI))
 
 
+@pytest.mark.parametrize(
+    ("source", "destination", "repeatable"), [(0, 8, True), (0, 4, False), (8, 4, False), (8, 0, True), (8, 8, False)]
+)
+def test_a_copy_over_what_it_reads_may_not_begin_anew(lun, source: int, destination: int, repeatable: bool) -> None:
+    """Eight blocks, from and to."""
+    request = lun.request(**send(parameters([target()], [segment(source, destination, 8)])))
+    assert request.repeatable is repeatable
+
+
 def test_nothing_to_copy_is_no_error(lun) -> None:
     lun.good(**send(b""))
     lun.good(**send(parameters([], [])))
@@ -147,6 +156,18 @@ def test_a_new_copy_takes_the_place_of_an_old_result_with_its_list_id(lun) -> No
     lun.disk.copied(lun.request(**send(parameters([target()], ONE, list_id=7))), good=True)
     lun.good(**send(parameters([], [], list_id=7, usage=2)))
     assert lun.refused(STATUS, put={2: 7}, count=64, length=64) == INVALID_FIELD_IN_CDB.at(2)
+
+
+def test_a_refused_copy_ends_the_keeping_of_an_old_result_with_its_list_id(lun) -> None:
+    """But not what is told of a copy with it that still runs, which may be another initiator's."""
+    refused, ask = send(parameters([target(kind=0xE5)], ONE, list_id=7)), {"put": {2: 7}, "count": 64, "length": 64}
+    request = lun.request(**send(parameters([target()], ONE, list_id=7)))
+    lun.refused(**refused)
+    assert lun.good(STATUS, **ask)[4] == 0
+    lun.disk.copied(request, good=True)
+    assert lun.good(STATUS, **ask)[4] == 1
+    lun.refused(**refused)
+    assert lun.refused(STATUS, **ask) == INVALID_FIELD_IN_CDB.at(2)
 
 
 def test_a_copy_without_list_identifier_is_not_remembered(lun) -> None:

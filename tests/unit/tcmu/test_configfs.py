@@ -175,7 +175,7 @@ CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN
 """
 
 
-def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
+def test_windows_and_what_is_left_of_them(device, tree, tmp_path, monkeypatch):
     """Of whom an ACL allows, what LIO says; of one that is not logged in, and of any other, only the depth."""
     iqn = "iqn.2003-01.org.example:a"
     tree(iqn, 1, 0)
@@ -196,12 +196,51 @@ def test_windows_and_what_is_left_of_them(device, tree, tmp_path):
     }
     found = configfs.sessions(device, tmp_path)
     assert {acl.name for acl in found} == set(told)
-    for initiator, depth in (("iqn.full", 511), ("iqn.full", 512)):
-        acl = group / "acls" / initiator
-        configfs.end_session(acl, configfs.sessions(device, tmp_path)[acl])
-        assert (acl / "cmdsn_depth").read_text() == str(depth), "another one than before: only that ends a session"
+    for depth in (512, 320):
+        acl = group / "acls/iqn.full"
+        (acl / "cmdsn_depth").write_text(f"{depth}\n")
+        written: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "write_text", lambda path, text, to=written: to.append(text))
+            configfs.end_session(acl, configfs.sessions(device, tmp_path)[acl])
+        # Another one than before: only that ends a session. And what somebody set stays.
+        assert written == [str(depth - 1 if depth == 512 else depth + 1), str(depth)]
     tree(iqn, 1, 1, to=device.parent / "other")
     assert configfs.sessions(device, tmp_path) == {}, "its sessions are others' too"
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ((), "var/target"),
+        (("etc/target",), "etc/target"),
+        (("etc/rtslib-fb-target",), "etc/rtslib-fb-target"),
+        (("etc/target", "etc/rtslib-fb-target"), "etc/rtslib-fb-target"),
+    ],
+)
+def test_lio_s_database_is_where_this_system_s_targetcli_wants_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[str, ...], chosen: str
+) -> None:
+    """Whatever the rtslib that runs here would take: what is elsewhere is not found again after a reboot."""
+    monkeypatch.setattr(configfs, "DATABASES", (tmp_path / "etc/rtslib-fb-target", tmp_path / "etc/target"))
+    (tmp_path / "dbroot").write_text(f"{tmp_path}/var/target\n")
+    for each in there:
+        (tmp_path / each).mkdir(parents=True)
+    assert configfs.settle_database(tmp_path) == f"{tmp_path}/{chosen}"
+    # Linux copies as many bytes as were written: without the newline the end of a longer name stays.
+    assert (tmp_path / "dbroot").read_text() == f"{tmp_path}/{chosen}\n"
+
+
+def test_lio_s_database_stays_where_it_is_while_there_are_backstores(tmp_path: Path, monkeypatch, refuse) -> None:
+    """Linux refuses to move it then: EINVAL."""
+    monkeypatch.setattr(configfs, "DATABASES", (tmp_path,))
+    (tmp_path / "dbroot").write_text("/var/target\n")
+    written = refuse("dbroot")
+    assert configfs.settle_database(tmp_path) == "/var/target"
+    assert len(written) == 1
+    (tmp_path / "dbroot").unlink()
+    with pytest.raises(FileNotFoundError):  # LIO is not loaded
+        configfs.settle_database(tmp_path)
 
 
 def test_reservations_have_a_directory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

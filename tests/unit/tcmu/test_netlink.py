@@ -19,6 +19,7 @@ from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed, TcmuNet
 from tcmu_retry.tcmu.uio import UioDevice
 
 FAMILY_ID, GROUP_ID = 0x1C, 9
+CONTROL = 0x10  # GENL_ID_CTRL, and its group "notify"
 ADDED, REMOVED, RECONFIG = 1, 2, 3
 DEVICE, MINOR, DEV_CFG, DEV_SIZE, WRITECACHE, CMD_STATUS, DEVICE_ID, SUPP_REPLY = 1, 2, 4, 5, 6, 7, 8, 9
 LABEL = b"tcm-user/1/vm1/tcmu_retry/file\0"
@@ -148,10 +149,10 @@ class Kernel:
 
     # ---- as the kernel
 
-    def answer_family(self) -> None:
-        group = attribute(2, struct.pack("<I", GROUP_ID)) + attribute(1, b"config\0")
-        body = attribute(2, b"TCM-USER\0") + attribute(1, struct.pack("<H", FAMILY_ID))
-        self.end.send(message(1, body, attribute(7, attribute(1, group)), kind=0x10))
+    def answer_family(self, number: int = FAMILY_ID, group_number: int = GROUP_ID, name: bytes = b"TCM-USER") -> None:
+        group = attribute(2, struct.pack("<I", group_number)) + attribute(1, b"config\0")
+        body = attribute(2, name + b"\0") + attribute(1, struct.pack("<H", number))
+        self.end.send(message(1, body, attribute(7, attribute(1, group)), kind=CONTROL))
 
     def refuse(self, code: int) -> None:
         """NLMSG_ERROR with the header of what is refused."""
@@ -205,7 +206,7 @@ def test_the_family_is_asked_for_by_name_and_its_group_joined(kernel):
         conversation.start(lambda _: None, lambda: None)
         kind, command, attributes = kernel.heard()
         assert (kind, command, attributes[2]) == (0x10, 3, b"TCM-USER\0")
-        assert kernel.options == [(270, 1, GROUP_ID)]
+        assert kernel.options == [(270, 1, GROUP_ID), (270, 1, CONTROL)]
         conversation.close()
         assert kernel.ours.fileno() == -1
 
@@ -269,6 +270,28 @@ def test_lost_announcements_are_told_and_later_ones_still_come(kernel):
         kernel.overrun = True
         kernel.end.send(announcement(ADDED))
         assert await listener.next() == "overrun"
+        assert await listener.next() == Added(VM1, 77)
+        listener.netlink.close()
+
+    asyncio.run(main())
+
+
+def test_a_module_that_is_loaded_again_is_listened_to_again(kernel):
+    """Another family and group    its answers are waited for as before    what came between is looked for."""
+
+    async def main() -> None:
+        listener = Listener(kernel)
+        listener.netlink.set_features(reply=True)
+        kernel.heard()
+        kernel.answer_family(FAMILY_ID + 5, 12, name=b"other")
+        kernel.answer_family(FAMILY_ID + 1, 12)
+        assert await listener.next() == "overrun"
+        assert kernel.options[2:] == [(270, 1, 12)]
+        assert kernel.heard() == (FAMILY_ID + 1, 7, {SUPP_REPLY: b"\1"})
+        kernel.end.send(message(ADDED, attribute(DEVICE, LABEL), kind=FAMILY_ID))
+        renewed = bytearray(announcement(ADDED))
+        struct.pack_into("<H", renewed, 4, FAMILY_ID + 1)
+        kernel.end.send(renewed)
         assert await listener.next() == Added(VM1, 77)
         listener.netlink.close()
 

@@ -41,3 +41,23 @@ def test_a_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(NotADirectoryError):
         open_own("uio0", tmp_path / "journal")
+
+
+def test_what_another_user_laid_there_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory first, for who owns that may exchange what lies in it; then a file in a directory of our own."""
+    directory = tmp_path / "journal"
+    os.close(open_own("uio0", directory))
+    other = os.geteuid() + 1
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: other)
+        with pytest.raises(PermissionError, match="journal is not ours alone"):
+            open_own("uio0", directory)
+    real, inode = os.fstat, directory.stat().st_ino
+
+    def owned_by_another(fd: int) -> os.stat_result:
+        found = real(fd)
+        return found if found.st_ino == inode else os.stat_result((*found[:4], other, *found[5:]))
+
+    monkeypatch.setattr(os, "fstat", owned_by_another)
+    with pytest.raises(PermissionError, match="uio0 is not ours alone"):
+        open_own("uio0", directory)
