@@ -15,6 +15,10 @@
  * once, before it fetches again; Python closes the gate and takes over (`handed_over`) what is running: completed by
  * Python from then on, even if it succeeds.
  *
+ * Write-back: while the replay log is lent (shelf.c), a write is put there before its completion, a flush passes over
+ * what stood there when it was started, and writes are not durable by themselves. A write that overlaps a running one or
+ * finds no room is Python's, and with it, until it is lent again, the log and all that runs. Half full, it is flushed.
+ *
  * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
  * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
  * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
