@@ -27,6 +27,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from tcmu_retry.backends.base import Backend, DirectBackend
 from tcmu_retry.backends.file import ZEROS
@@ -100,8 +101,8 @@ class ReplayLog:
         self._refusals = 0  # flushes of a full log that failed
         self._refusal = 0  # the last one's errno
         self._borrowed: Callable[[], None] | None = None  # asks for it
-        self._numbers: list[int] = []
-        self._put_back(left)
+        for record in left:
+            self._keep_record(record)
 
     def over(self, backend: Backend) -> Backend:
         """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
@@ -174,19 +175,17 @@ class ReplayLog:
 
     def _note(self, kind: int, extent: Extent, pieces: Sequence[memoryview]) -> None:
         kept = self._shelf.put(kind, extent.offset, extent.length, pieces) if self._shelf is not None else None
-        self._keep(kind, extent, b"".join(pieces) if kept is None else kept)
+        if self._shelf is not None and kept is not None:
+            self._keep(kind, extent, kept, self._shelf.number)
+        else:
+            self._keep(kind, extent, b"".join(pieces), self._number + 1)
 
-    def _put_back(self, records: Iterable[Record]) -> None:
-        """What is on the shelf, and nothing else."""
-        self._changes.clear()
-        self._weight = self._number = 0
-        self._numbers = []  # on the shelf, of the changes from the first on
-        for record in records:
-            self._keep(record.kind, Extent(record.offset, record.length), record.data)
-            self._numbers.append(record.number)
+    def _keep_record(self, record: Record) -> None:
+        self._keep(record.kind, Extent(record.offset, record.length), record.data, record.number)
 
-    def _keep(self, kind: int, extent: Extent, data: bytes | memoryview) -> None:
-        self._number += 1
+    def _keep(self, kind: int, extent: Extent, data: bytes | memoryview, number: int) -> None:
+        """number: on the shelf, if it is there; they only grow until all is flushed."""
+        self._number = number
         self._forget((extent.offset, extent.length))
         change = _Change(kind, extent, data, self._number)
         self._changes[extent.offset, extent.length] = change
@@ -214,8 +213,7 @@ class ReplayLog:
         """Raises OSError where that flush proves nothing."""
         if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        for key in [key for key, change in self._changes.items() if change.number <= upto]:
-            self._forget(key)
+        self._forget_upto(upto)
         if self._shelf is not None:
             self._shelf.flushed(shelved)
             if not self._changes:
@@ -260,6 +258,10 @@ class ReplayLog:
             change.again(backend)
         self._sure = backend
 
+    def _forget_upto(self, number: int) -> None:
+        for key in [*takewhile(lambda key: self._changes[key].number <= number, self._changes)]:
+            self._forget(key)
+
     def _forget(self, key: tuple[int, int]) -> None:
         change = self._changes.pop(key, None)
         if change is not None:
@@ -294,7 +296,10 @@ class ReplayLog:
         with self._free:
             assert self._shelf is not None
             self._borrowed = None
-            self._put_back(self._shelf.reread())
+            flushed, records = self._shelf.reread()
+            self._forget_upto(flushed)
+            for record in records:
+                self._keep_record(record)
             for claim in running:
                 self._users += 1
                 if claim.extent is not None:
@@ -310,8 +315,7 @@ class ReplayLog:
                 self._note(WRITE, claim.extent, pieces)
             elif error is not None and claim.upto is not None:
                 try:
-                    before = [number for number in self._numbers if number <= claim.upto]
-                    self._flushed(claim.backend, len(before), claim.upto)
+                    self._flushed(claim.backend, claim.upto, claim.upto)
                 except OSError as failure:
                     error = failure.errno
             self._users -= 1

@@ -104,7 +104,9 @@ class Shelf:
             raise ShelfError("its log is of another device")
         if self._get(_LOST):
             raise ShelfError("its log was not complete")
-        return self.reread()
+        found = list(self._walk(self._get(_START)))
+        self._take_up()
+        return found
 
     def lend(self) -> Loan:
         """All of it, to somebody else who writes records and what was flushed; until `reread`."""
@@ -112,19 +114,25 @@ class Shelf:
         start = self._live.get(live, self._next)
         return Loan(self._memory, self._fd, self._room, start, self._next, self._number, live - 1)
 
-    def reread(self) -> list[Record]:
-        """What is not flushed, as it stands there."""
-        self._live.clear()
-        found = list(self._walk())
+    def reread(self) -> tuple[int, list[Record]]:
+        """The last record that is flushed, and those that came since it was lent and are not."""
+        flushed, known = self._get(_FLUSHED), self._number
+        for old in [each for each in self._live if each <= flushed]:
+            del self._live[old]
+        found = list(self._walk(self._next if flushed <= known else self._get(_START), known))
+        self._take_up()
+        return flushed, found
+
+    def _take_up(self) -> None:
         # Whoever wrote it may have been killed before it moved on; what it had flushed is room from now on.
         self._put(_START, self._first if self._live else self._next)
         self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
-        return found
 
-    def _walk(self) -> Iterator[Record]:
-        flushed, place = self._get(_FLUSHED), self._get(_START)
-        self._number = flushed
-        expected = None
+    def _walk(self, place: int, known: int = 0) -> Iterator[Record]:
+        """What is not flushed, from a place on. known: the number before it, if that is known."""
+        flushed = self._get(_FLUSHED)
+        self._number = max(flushed, known)
+        expected = known + 1 if flushed <= known and known else None
         while _RECORDS <= place <= self._size - _HEAD.size:
             number, offset, length, kind, size = _HEAD.unpack_from(self._memory, place)
             if number == 0 or expected not in (None, number) or kind > _WRAP or place + _HEAD.size + size > self._size:

@@ -73,10 +73,11 @@ class Core:
     def forget(self, number: int) -> None: ...
     def hand_over(
         self,
-    ) -> list[tuple[int, int, int, bytes, tuple[tuple[int, int], ...], float, PlainRequest, int]]:
+    ) -> list[tuple[int, int, int, bytes, tuple[tuple[int, int], ...], float, PlainRequest, int, bool]]:
         """What runs here is completed by Python from now on, in order.
 
-        Each as (serial, slot, id, CDB, iovs, began, request, number of the log's last record when it was started).
+        Each as (serial, slot, id, CDB, iovs, began, request, number of the log's last record when it was started,
+        whether it was not started: it waited for a write that it overlaps, and has no slot any more).
 
         They count as in flight until `handed_over`.
         """

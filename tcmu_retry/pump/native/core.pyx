@@ -125,6 +125,7 @@ cdef extern from "loop.h" nogil:
         uint32_t iov_count
         iovec *iovs
         shelf_mark mark
+        bint waits
 
     cdef struct loop:
         ring ring
@@ -382,7 +383,9 @@ cdef class Core:
             )
             cdb = PyBytes_FromStringAndSize(<const char *>slot.cdb, slot.cdb_length)
             request = (<int>slot.request.op, slot.request.offset, slot.request.length, bool(slot.request.fua))
-            found.append((serial, slot.number, slot.id, cdb, iovs, slot.began, request, slot.mark.number))
+            found.append((serial, slot.number, slot.id, cdb, iovs, slot.began, request, slot.mark.number, bool(slot.waits)))
+            if slot.waits:
+                loop_free_slot(&self._loop, slot)
         found.sort()
         return found
 

@@ -16,8 +16,9 @@
  * Python from then on, even if it succeeds.
  *
  * Write-back: while the replay log is lent (shelf.c), a write is put there before its completion, a flush passes over
- * what stood there when it was started, and writes are not durable by themselves. A write that overlaps a running one or
- * finds no room is Python's, and with it, until it is lent again, the log and all that runs. Half full, it is flushed.
+ * what stood there when it was started, and writes are not durable by themselves. A write that overlaps an earlier one
+ * waits for it. One that finds no room is Python's, and with it, until it is lent again, the log and all that runs. Half
+ * full, it is flushed.
  *
  * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
  * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
@@ -122,10 +123,32 @@ void loop_free_slot(struct loop *loop, struct slot *slot)
 
 /* ---- from the ring to the storage */
 
-/* With a replay log, writes that overlap come one after the other: nobody would know their order to make them again. */
-static bool overlaps(const struct loop *loop, const struct plain_request *request)
+static void launch(struct loop *loop, struct io_uring_sqe *sqe, struct slot *slot)
 {
-    for (const struct slot *slot = loop->writing; slot; slot = slot->behind)
+    const struct plain_request *request = &slot->request;
+
+    if (request->op == PLAIN_FLUSH) {
+        io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
+    } else if (request->op == PLAIN_READ) {
+        if (slot->iov_count == 1)
+            io_uring_prep_read(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request->offset);
+        else
+            io_uring_prep_readv(sqe, loop->storage, slot->iovs, slot->iov_count, request->offset);
+    } else {
+        if (slot->iov_count == 1)
+            io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request->offset);
+        else
+            io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request->offset);
+        sqe->rw_flags = loop->shelf.memory && !request->fua ? 0 : RWF_DSYNC;
+    }
+    io_uring_sqe_set_data64(sqe, slot->number);
+    loop->out++;
+}
+
+/* With a replay log, writes that overlap come one after the other: nobody would know their order to make them again. */
+static bool overlaps(const struct slot *slot, const struct plain_request *request)
+{
+    for (; slot; slot = slot->behind)
         if (slot->request.offset < request->offset + request->length &&
             request->offset < slot->request.offset + slot->request.length)
             return true;
@@ -137,11 +160,24 @@ static void note_start(struct loop *loop, struct slot *slot)
     slot->mark = shelf_mark(&loop->shelf);
     if (slot->request.op != PLAIN_WRITE)
         return;
+    slot->waits = overlaps(loop->writing, &slot->request);
+    loop->waiting += slot->waits;
     slot->before = NULL;
     slot->behind = loop->writing;
     if (slot->behind)
         slot->behind->before = slot;
     loop->writing = slot;
+}
+
+/* Those whose time has come. */
+static void launch_waiting(struct loop *loop)
+{
+    for (struct slot *slot = loop->writing; slot && loop->waiting; slot = slot->behind)
+        if (slot->waits && io_uring_sq_space_left(&loop->uring) && !overlaps(slot->behind, &slot->request)) {
+            slot->waits = false;
+            loop->waiting--;
+            launch(loop, io_uring_get_sqe(&loop->uring), slot);
+        }
 }
 
 /* Long before it is full, so that no write has to wait for it. */
@@ -178,25 +214,25 @@ void loop_lend(struct loop *loop, const struct shelf *shelf)
 {
     loop->shelf = *shelf;
     loop->writing = NULL;
+    loop->waiting = 0;
 }
 
 void loop_take_back(struct loop *loop)
 {
     loop->shelf.memory = NULL;
     loop->writing = NULL;
+    loop->waiting = 0;
 }
 
 /* Whether it was started; otherwise Python runs it. */
 static bool start(struct loop *loop, const struct ring_entry *entry, double now)
 {
     struct plain_request request;
-    struct io_uring_sqe *sqe;
     struct slot *slot;
-    bool logged;
 
     if (entry->count > IOVS_AT_ONCE || (loop->ring.journal && entry->id >= loop->ring.journal_room) ||
         !plain_read(entry->cdb, entry->cdb_length, entry->data_length, &loop->disk, &request) ||
-        (loop->writing && request.op == PLAIN_WRITE && overlaps(loop, &request)) || !(slot = take_slot(loop)))
+        !(slot = take_slot(loop)))
         return false;
     if (entry->count > slot->iov_room) {
         struct iovec *iovs = malloc(entry->count * sizeof *iovs);
@@ -209,8 +245,7 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
         slot->iovs = iovs;
         slot->iov_room = entry->count;
     }
-    logged = loop->shelf.memory != NULL;
-    if (logged && request.op == PLAIN_WRITE && !shelf_promise(&loop->shelf, request.length)) {
+    if (loop->shelf.memory && request.op == PLAIN_WRITE && !shelf_promise(&loop->shelf, request.length)) {
         loop_free_slot(loop, slot);
         return false;
     }
@@ -224,28 +259,13 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     slot->cdb_length = entry->cdb_length;
     memcpy(slot->cdb, entry->cdb, entry->cdb_length);
     slot->id = entry->id;
-    slot->handed_over = false;
+    slot->handed_over = slot->waits = false;
     atomic_store_explicit(&slot->serial, ++loop->serial, memory_order_release);
 
-    sqe = io_uring_get_sqe(&loop->uring); /* there is one: `scan` looked */
-    if (request.op == PLAIN_FLUSH) {
-        io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
-    } else if (request.op == PLAIN_READ) {
-        if (slot->iov_count == 1)
-            io_uring_prep_read(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
-        else
-            io_uring_prep_readv(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
-    } else {
-        if (slot->iov_count == 1)
-            io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
-        else
-            io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
-        sqe->rw_flags = logged && !request.fua ? 0 : RWF_DSYNC;
-    }
-    io_uring_sqe_set_data64(sqe, slot->number);
-    if (logged)
+    if (loop->shelf.memory)
         note_start(loop, slot);
-    loop->out++;
+    if (!slot->waits)
+        launch(loop, io_uring_get_sqe(&loop->uring), slot); /* there is one: `scan` looked */
     add(&loop->in_flight, 1);
     return true;
 }
@@ -258,6 +278,8 @@ static int scan(struct loop *loop)
     uint32_t head, at;
     double now;
 
+    if (loop->waiting && loop->storage >= 0)
+        launch_waiting(loop);
     if (loop->hold || !ring_unfetched(ring))
         return 0;
     if ((loop->fault = ring_find_head(ring, &head)))

@@ -26,7 +26,8 @@ struct slot {
     struct iovec own[SLOT_IOVS];
     struct slot *next_free;
     /* While the replay log is ours. */
-    struct slot *before, *behind; /* among the writes that are out */
+    struct slot *before, *behind; /* among the writes that are out, the latest first */
+    bool waits; /* for an earlier one that it overlaps */
     struct shelf_mark mark; /* of a flush: what it makes durable */
 };
 
@@ -57,6 +58,7 @@ struct loop {
     uint8_t excluding[256]; /* opcodes that suffer no other write beside them */
     struct shelf shelf; /* of write-back; without it, each write is durable when it ends */
     struct slot *writing; /* what will go onto it */
+    uint32_t waiting; /* of these, not started yet */
     bool flushing; /* it, for its own sake, up to `mark` */
     struct shelf_mark mark;
     bool hold; /* fetch nothing just now, and come back soon */

@@ -12,8 +12,8 @@ The loop serves storage that offers its file (`DirectBackend`): O_DIRECT. Filter
 as in the reference pump, over the same ring.
 
 Write-back: the loop borrows the replay log while nothing but it uses the storage. Whatever else is to be run takes both
-back, the log and what runs, and a write that overlaps a running one, or finds the log full, is run by a worker. So that
-the loop gets them again under a load that never pauses, what arrives may wait a moment for what the workers still run.
+back, the log and what runs; a write that finds the log full is run by a worker. So that the loop gets the log again
+under a load that never pauses, what arrives may wait a moment for what the workers still run.
 """
 
 from __future__ import annotations
@@ -175,10 +175,13 @@ class NativePump(ReferencePump):
         return True
 
     def _take_over(self) -> None:
-        claims = []
-        for serial, slot, number, cdb, iovs, began, what, mark in self._ring.hand_over():
+        claims, waiting = [], []
+        for serial, slot, number, cdb, iovs, began, what, mark, waits in self._ring.hand_over():
             command = _command(serial, number, cdb, iovs, began, what)
             self._open[number] = command
+            if waits:
+                waiting.append(command)
+                continue
             self._running[serial] = self._slots[slot] = Job(command, False, began)
             if self._lender is not None:
                 op, offset, length, _ = what
@@ -192,6 +195,8 @@ class NativePump(ReferencePump):
             self._ring.take_back()
             self._lender.give_back(claims)
             self._lender = None
+        for command in waiting:
+            self._launch(command, reported=False)
 
     def _take_back(self) -> None:
         """Before anybody else than the loop uses the storage, if that has a replay log."""
