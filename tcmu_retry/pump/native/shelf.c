@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <string.h>
+#include <sys/mman.h>
 
 enum { FLUSHED = 64, START = 72, RECORDS = 4096, GROWTH = 1 << 20, RECORD = 350 /* backends/replay.py */ };
 enum { KIND_WRITE = 0, KIND_WRAP = 4 };
@@ -56,6 +57,7 @@ bool shelf_promise(struct shelf *shelf, uint64_t length)
         room = room < shelf->size ? room : shelf->size;
         if (posix_fallocate(shelf->file, 0, (off_t)room))
             return false;
+        madvise(shelf->memory + shelf->room, room - shelf->room, MADV_POPULATE_WRITE); /* a fault a page costs more */
         shelf->room = room;
     }
     shelf->promised += need;
@@ -76,9 +78,14 @@ void shelf_put(struct shelf *shelf, uint64_t offset, uint64_t length, const stru
     uint64_t place = shelf->next, at;
 
     shelf->promised -= weight(length) + RECORD;
-    /* `limit` leaves room for two of the largest, so at the beginning there is room if there is none at the end. */
-    if (place + weight(length) + sizeof(struct head) > shelf->size) {
+    /* `limit` leaves room for two of the largest, so at the beginning there is room if there is none at the end. With
+     * nothing on it, it begins anew: memory that was used lately is faster. */
+    if (shelf->start == place ? place > RECORDS : place + weight(length) + sizeof(struct head) > shelf->size) {
         publish(shelf, place, RECORDS, (struct head){.kind = KIND_WRAP});
+        if (shelf->start == place) {
+            shelf->start = RECORDS;
+            put64(shelf, START, RECORDS);
+        }
         place = RECORDS;
     }
     at = place + sizeof(struct head);

@@ -94,7 +94,7 @@ def test_writes_that_overlap_come_one_after_the_other(batch):
 
 
 def test_a_write_that_waits_for_another_is_handed_over_and_waits_on(rig):
-    """One hangs in the storage, one overlaps it; the gate closes; the second is a worker's, after the first one's end."""
+    """One hangs in the storage, one overlaps it; the gate closes: the second is a worker's, and comes after it."""
     readable, writable = os.pipe2(os.O_CLOEXEC)
     os.write(writable, bytes(fcntl.fcntl(writable, fcntl.F_SETPIPE_SZ, 4096)))
     rig.storage.turn_into(writable)
@@ -133,6 +133,7 @@ def test_a_log_that_is_flushed_in_time_is_never_full(make_rig):
         assert rig.answer(rig.kernel.submit(write(number % BLOCKS), block("f"))) == Status.GOOD
         assert rig.answer(rig.kernel.submit(SYNC)) == Status.GOOD
     assert rig.storage.calls == []
+    assert rig.pump._ring.counters()["others"] == 200
     rig.end()
 
 
