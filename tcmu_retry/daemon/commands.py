@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,7 @@ from tcmu_retry.scsi.sense import COPY_ABORTED, TARGET_FAILURE, Sense
 log = logging.getLogger(__name__)
 
 INQUIRY = 0x12
+TURN = 64  # events; some milliseconds
 
 
 class Commands:
@@ -95,7 +97,7 @@ class Commands:
 
     def stop(self) -> None:
         """Commands not fetched yet stay in the ring."""
-        self._take_events()
+        self._take(None)
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
@@ -147,8 +149,16 @@ class Commands:
     # ---- the pump's events
 
     def _take_events(self) -> None:
-        for event in self._pump.events():
+        """So many, and then it is somebody else's turn: a LUN whose gate is closed may have events all the time."""
+        if not self._over and self._take(TURN) == TURN:
+            self._loop.call_soon(self._take_events)
+
+    def _take(self, most: int | None) -> int:
+        taken = 0
+        for event in itertools.islice(self._pump.events(), most):
             self.act(self._event(event, time.monotonic()))
+            taken += 1
+        return taken
 
     def _event(self, event: Event, now: float) -> list[Action]:
         match event:

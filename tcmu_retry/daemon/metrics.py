@@ -11,12 +11,13 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server, write_to_textfile
+from prometheus_client import CollectorRegistry, Counter, Histogram, write_to_textfile
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tcmu_retry.core import events
 from tcmu_retry.core.outage import State
+from tcmu_retry.daemon import scrape
 from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.daemon.offload import offload
 
@@ -80,7 +81,7 @@ class Metrics(Collector):
         address, _, port = where.rpartition(":")
         if not address or not port.isdecimal():
             raise ValueError(f"{where} is not ADDRESS:PORT, as 127.0.0.1:9724")
-        start_http_server(int(port), address.strip("[]"), self.registry)
+        scrape.serve(address.strip("[]"), int(port), self.registry)
 
     def keep_textfile(self, path: Path) -> None:
         """Write the file every 15 s, whole or not at all."""

@@ -1,7 +1,7 @@
 """Runs inside the guest: asks the daemon over D-Bus for so long, and writes how long each answer took.
 
 usage: asking.py SECONDS LUN...
-Prints a JSON list of milliseconds: GetStatus of each LUN in turn, every 50 ms, over one connection.
+Prints `ready`, and then a JSON list of milliseconds: GetStatus of each LUN in turn, every 50 ms, over one connection.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ SYSTEM = "unix:path=/run/dbus/system_bus_socket"
 
 
 def main() -> None:
-    until = time.monotonic() + float(sys.argv[1])
     took = []
     with Caller(SYSTEM) as caller:
+        caller.call(device_path(sys.argv[2]), DEVICE, "GetStatus")
+        print("ready", flush=True)  # noqa: T201
+        until = time.monotonic() + float(sys.argv[1])
         while time.monotonic() < until:
             for name in sys.argv[2:]:
                 began = time.monotonic()

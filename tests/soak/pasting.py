@@ -8,10 +8,13 @@ import time
 
 from tests.shown import commands
 from tests.soak.parts import RESULTS
-from tests.vm.guest import ROOT
+from tests.vm.guest import ROOT, GuestError
 from tests.vm.systemd import SystemdGuest
 
 WHEELS = RESULTS / "wheels"
+# No network: what pip would fetch lies in a directory. Its own settings are this machine's. An emulated processor would
+# compile for minutes what is never imported.
+PIP = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS), "PIP_CONFIG_FILE": "/dev/null", "PIP_COMPILE": "0"}
 INSTALL, EXPORT, LOGIN, OUTAGE, REMOVE, USED, TARGETCLI, LATER, RETRY = range(9)
 
 
@@ -35,15 +38,17 @@ class Reader:
 
     def paste(self, number: int, block: str) -> str:
         """What it prints; each line must end well. Raises GuestError."""
-        lines = ["set -e", f"cd {ROOT}", "exec 2>&1"]
+        log = self.guest.shared / "pasted.log"  # which has what was said, too, by what never ended
+        before = log.stat().st_size if log.exists() else 0
+        lines = ["set -e", f"cd {ROOT}", f"exec >> {log} 2>&1"]
         for line in block.splitlines():
             lines += [f"echo {shlex.quote('$ ' + line)}", line]
         began = time.monotonic()
-        # No network: what pip would fetch lies in a directory. Its own settings are this machine's.
-        said = self.guest.run(
-            "\n".join(lines), timeout=1800, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(WHEELS), PIP_CONFIG_FILE="/dev/null"
-        ).out
+        done = self.guest.run("\n".join(lines), timeout=3000, check=False, **PIP)
         self.seconds[number] = time.monotonic() - began
-        with (self.guest.shared / "pasted.log").open("a") as log:
-            log.write(f"{said}\n@ {self.seconds[number]:.1f} s\n\n")
+        said = log.read_bytes()[before:].decode()
+        with log.open("a") as more:
+            more.write(f"\n@ {self.seconds[number]:.1f} s\n\n")
+        if done.code:
+            raise GuestError(f"{said}\n-> {done.code} {done.err}")
         return said

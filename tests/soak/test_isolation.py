@@ -13,8 +13,8 @@ from tests.vm.guest import ROOT
 from tests.vm.lab import Lab, Lun, Storage, eventually
 
 GOOD = 13
-ROUNDS = 4  # pairs, each in another order
-SECONDS = 20
+ROUNDS = 3  # pairs, each in another order
+SECONDS = 15
 RATE = 10  # commands a second a LUN: below what the machine can do, so that latency is the LUN's own
 SETTINGS = "retry_interval=500ms;retry_max_interval=2s"
 SMALL = "/run/isolation"
@@ -25,6 +25,7 @@ class Bad:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        lab.guest.run("modprobe dm-flakey")
         self.hung = lab.export(lab.storage("hung", 32), SETTINGS)
         self.flapping = lab.export(lab.storage("flap", 32), SETTINGS)
         self._disk = lab.storage("small", 48)
@@ -81,6 +82,7 @@ def measure(
     lab.guest.start(
         [sys.executable, "-m", "tests.soak.asking", str(SECONDS), *luns], f"{name}.asked", PYTHONPATH=str(ROOT)
     )
+    eventually(lambda: lab.log(f"{name}.asked").startswith("ready"), 90, "who asks")
     out = lab.guest.run(_fio("good", disks, SECONDS, options), timeout=SECONDS + 120).out
     write = json.loads(out[out.index("{") :])["jobs"][0]["write"]
     eventually(lambda: lab.log(f"{name}.asked").strip().endswith("]"), 60, "what D-Bus answered")

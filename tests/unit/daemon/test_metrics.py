@@ -5,20 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
 import runpy
+import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tcmu_retry.core import events
+from tcmu_retry.daemon import scrape as scrape_server
 from tcmu_retry.daemon.api import DeviceStatus, Notice, Watcher
 from tcmu_retry.daemon.metrics import Metrics
 from tests.statuses import DOWN, WELL
@@ -131,6 +136,39 @@ def test_it_is_served_over_http_and_written_whole(tmp_path: Path) -> None:
     answer, written = asyncio.run(main())
     assert parsed(answer).keys() == parsed(written).keys() == scrape().keys()
     assert len(parsed(written)) >= 30
+
+
+def test_with_no_file_descriptor_left_a_scraper_waits_and_no_processor_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its connection cannot be accepted and stays where it is; with a descriptor it is answered."""
+    count, tried = 0, threading.Event()
+    accept = WSGIServer.get_request
+
+    def counted(server: WSGIServer) -> tuple[Any, Any]:
+        nonlocal count
+        count += 1
+        tried.set()
+        return accept(server)
+
+    monkeypatch.setattr(WSGIServer, "get_request", counted)
+    port = free_port()
+    scrape_server.serve("127.0.0.1", port, CollectorRegistry())
+    with socket.socket() as scraper:
+        scraper.settimeout(10)
+        low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with Path("/dev/null").open() as lowest:
+            free = lowest.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, high))
+        try:
+            scraper.connect(("127.0.0.1", port))
+            assert tried.wait(10)
+            time.sleep(0.2)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
+        assert count == 1
+        scraper.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in scraper.recv(100)
 
 
 @pytest.mark.parametrize("where", ["9724", "localhost:http", ""])
