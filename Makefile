@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils \
-	pacemaker pacemaker-cli-utils corosync pcs \
+	pacemaker pacemaker-cli-utils corosync pcs stress-ng dbench \
 	$(DEB_PACKAGES)
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean

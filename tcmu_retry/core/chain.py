@@ -31,7 +31,7 @@ ABORTED = 6 * 32  # in one hold by Linux with all defaults: six tries of what it
 REASONS = {
     "cmd_time_out": "never: the kernel's own time-out fails a held command for good, and tells nobody",
     "qfull_time_out": "commands that find ring or data area full wait in the kernel, well under Linux's 180 s",
-    "tmr_notification": "ABORT TASK and LUN RESET are answered at once, however long a command is held",
+    "tmr_notification": "ABORT TASK and LUN RESET are heard of and answered in time, however long a command is held",
     "hw_max_sectors": "the longest command, so that a window of them fits into the data area",
     "default_cmdsn_depth": "a session's window, the widest there is: held commands fill it, aborted ones narrow it",
     "authentication": "no CHAP; access is by the initiator's name",

@@ -15,11 +15,13 @@ What comes in is here; what it means is in `keeper.py`.
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable, Sequence
 
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Emit, Token, Verdict
 from tcmu_retry.core.hold import Entry, Stage
+from tcmu_retry.core.initiators import Profile
 from tcmu_retry.core.keeper import Keeper
 from tcmu_retry.core.outage import Outage, State, Trigger
 from tcmu_retry.core.policy import Budgets, Policy, flatten
@@ -36,11 +38,16 @@ class Engine:
 
     @property
     def held_count(self) -> int:
-        return self._keeper.commands.held
+        return self._keeper.commands.held + self.late_count
+
+    @property
+    def late_count(self) -> int:
+        """Held commands that were aborted and whose answer is put off."""
+        return len(self._keeper.late)
 
     @property
     def held_bytes(self) -> int:
-        return self._keeper.commands.held_bytes
+        return self._keeper.commands.held_bytes + sum(entry.weight for entry in self._keeper.late.all())
 
     @property
     def in_flight(self) -> int:
@@ -61,15 +68,19 @@ class Engine:
 
     def held(self) -> list[Entry]:
         """Held commands, oldest first; for reading only."""
-        return self._keeper.commands.held_entries()
+        entries = [*self._keeper.late.all(), *self._keeper.commands.held_entries()]
+        return sorted(entries, key=lambda entry: entry.token)
 
     def holds(self, token: Token) -> bool:
         """Whether a command is held, or out for another try; then it can be named."""
         entry = self._keeper.commands.get(token)
-        return entry is not None and entry.stage is not Stage.FENCE and entry.held_at is not None
+        held = entry is not None and entry.stage is not Stage.FENCE and entry.held_at is not None
+        return held or self._keeper.late.get(token) is not None
 
     def waits_for(self, entry: Entry) -> str:
-        """retry, probe, overlap, resume or drain."""
+        """retry, probe, overlap, resume or drain; abort: for nothing but the answer to task management."""
+        if entry.late:
+            return "abort"
         if self._keeper.draining:
             return "drain"
         if not self._keeper.free(entry.direction):
@@ -79,8 +90,10 @@ class Engine:
         return "probe" if self._keeper.outages[entry.direction].state in (State.DOWN, State.FAILED) else "retry"
 
     def next_try(self, entry: Entry) -> float | None:
-        """When it is tried by itself; None while an event or a person ends the wait."""
+        """When it is tried, or answered, by itself; None while an event or a person ends the wait."""
         match self.waits_for(entry):
+            case "abort":
+                return entry.answer_at
             case "retry":
                 return entry.due
             case "probe":
@@ -89,12 +102,13 @@ class Engine:
 
     def expires(self, entry: Entry, now: float) -> float | None:
         """When its time-out comes; None without one, or while its clock stands still."""
-        expiry = self._keeper.expiry(entry)
+        expiry = None if entry.late else self._keeper.expiry(entry)
         return None if expiry is None else self._keeper.outages[entry.direction].real(expiry, now)
 
     def deadline(self) -> float | None:
         """When `tick` wants to be called; None if only an event can change anything."""
-        times = [entry.answer_at for entry in self._keeper.soon.values() if entry.answer_at is not None]
+        answers = [*self._keeper.soon.values(), *self._keeper.late.all()]
+        times = [entry.answer_at for entry in answers if entry.answer_at is not None]
         for side in Direction:
             times += self._keeper.next_times(side)
         if (limit := self._keeper.too_old()) is not None:
@@ -131,21 +145,28 @@ class Engine:
         self._keeper.hold_on(entry, failure, now)
         return self._keeper.turn(now)
 
-    def gate_closed(self, running: Sequence[tuple[Token, Request]], now: float) -> list[Action]:
-        """The pump closed its gate while these ran on its own account. Comes before what made it close."""
-        self._keeper.gate_open = False
-        for token, request in running:
+    def gate_closed(self, running: Sequence[tuple[Token, Request, float]], now: float) -> list[Action]:
+        """The pump closed its gate while these ran on its own account, since then. Comes before what made it close."""
+        if self._keeper.gate_open:
+            self._keeper.gate_open = False
+            self._keeper.late.answered = now
+        for token, request, since in running:
             if self._keeper.commands.get(token) is None:
-                self._keeper.commands.add(Entry(token, request, now), ordered=False)
+                self._keeper.commands.add(Entry(token, request, since), ordered=False)
         return self._keeper.take()
 
-    def finished(self, token: Token, request: Request, error: int, now: float) -> list[Action]:
-        """A command's I/O came back. error 0: the pump has answered GOOD; ECANCELED: it was answered and never ran."""
+    def finished(
+        self, token: Token, request: Request, error: int, now: float, since: float | None = None
+    ) -> list[Action]:
+        """A command's I/O came back. error 0: the pump has answered GOOD; ECANCELED: it was answered and never ran.
+
+        since: when the command came, if not now.
+        """
         entry = self._keeper.commands.get(token)
         if entry is None:
             if error in (0, errno.ECANCELED):
                 return []
-            entry = Entry(token, request, now)
+            entry = Entry(token, request, now if since is None else since)
             self._keeper.commands.add(entry, ordered=False)
         side = entry.direction
         probed, entry.probe = entry.probe, False
@@ -156,6 +177,8 @@ class Engine:
         elif not error:
             self._keeper.forget(entry)
             self._keeper.succeeded(side, probed, now)
+        elif entry.late:
+            self._keeper.put_off(entry)
         elif entry.answer_at is not None:
             self._keeper.finish(entry, entry.answer)
         elif self._keeper.stopping:
@@ -173,6 +196,9 @@ class Engine:
             outage.error = error
             self._keeper.lost_file(error)
             outage.probe_ended(False)
+        elif side is Direction.WRITE:  # a read says nothing of writes, but it is worth to have one sent again and tried
+            outage.next_probe = now
+            self._keeper.answered(now)
         else:
             self._keeper.succeeded(side, True, now)
         return self._keeper.turn(now)
@@ -181,6 +207,8 @@ class Engine:
         """The end of a Reopen; error: it failed, or the storage there is another."""
         self._keeper.reopening = False
         self._keeper.needs_reopen = bool(error)
+        if not error:
+            self._keeper.answered(now)
         for side, outage in self._keeper.outages.items():
             if outage.state not in (State.DOWN, State.FAILED):
                 continue
@@ -206,6 +234,7 @@ class Engine:
         keeper = self._keeper
         keeper.gate_open = False
         keeper.idle_probe = False
+        keeper.drop_late(math.inf)
         for entry in keeper.commands:
             entry.probe = False
             keeper.forget(entry)
@@ -213,10 +242,20 @@ class Engine:
             outage.out = 0
         return keeper.turn(now)
 
-    def aborted(self, tokens: Sequence[Token], now: float) -> list[Action]:
-        """Task management names these: held ones are answered now, running ones by the end of the grace."""
-        for entry in self._keeper.known(tokens):
-            self._keeper.answer_soon(entry, Verdict.ABORTED, now)
+    def aborted(self, tokens: Sequence[Token], now: float, kind: int = 0) -> list[Action]:
+        """Task management names these: held ones are answered now, running ones by the end of the grace.
+
+        kind: TCMU's number of what named them. Some are answered late, if the initiator's profile has it: `late.py`.
+        """
+        named = self._keeper.known(tokens)
+        delay = self._keeper.late.delay(kind, named, now)
+        for entry in named:
+            self._keeper.answer_soon(entry, Verdict.ABORTED, now, delay)
+        return self._keeper.turn(now)
+
+    def hurry(self, now: float) -> list[Action]:
+        """Answer now what is put off."""
+        self._keeper.hurry(now)
         return self._keeper.turn(now)
 
     def tick(self, now: float) -> list[Action]:
@@ -227,6 +266,7 @@ class Engine:
 
     def kick(self, now: float, tokens: Sequence[Token] = ()) -> list[Action]:
         """Try now: these, or whatever an outage holds. What is stopped or drained stays so."""
+        self._keeper.hurry(now)
         for outage in self._keeper.outages.values():
             if outage.state in (State.DOWN, State.FAILED):
                 outage.next_probe = now
@@ -240,6 +280,7 @@ class Engine:
 
     def fail(self, now: float, tokens: Sequence[Token] = ()) -> list[Action]:
         """Answer held commands with the sense of `report`: these, or all. One that is out is answered when it fails."""
+        self._keeper.hurry(now)
         for entry in self._keeper.known(tokens) if tokens else self._keeper.commands:
             if entry.stage is Stage.HELD:
                 self._keeper.finish(entry, self._keeper.sense(entry))
@@ -248,7 +289,12 @@ class Engine:
         return self._keeper.turn(now)
 
     def release(self, now: float) -> list[Action]:
-        """Answer BUSY to everything that is open; what runs, when it returns or the grace ends."""
+        """Answer BUSY to everything that is open; what runs, when it returns or the grace ends.
+
+        In this outage nothing is answered late any more: maybe that was what ended somebody's patience.
+        """
+        self._keeper.late.prompt = True
+        self._keeper.hurry(now)
         for entry in self._keeper.commands:
             self._keeper.answer_soon(entry, Verdict.BUSY, now)
         return self._keeper.turn(now)
@@ -262,6 +308,7 @@ class Engine:
 
     def hold_over(self, now: float) -> list[Action]:
         """A person's hold has lasted its time. What a fallback stopped stays so, and that is said again."""
+        self._keeper.hurry(now)
         if self._keeper.held_by:
             self._keeper.held_by = ""
             self._keeper.say(Emit(events.RESUMED))
@@ -271,6 +318,7 @@ class Engine:
 
     def resume(self, now: float) -> list[Action]:
         """End a person's hold and every `stop`, `readonly` and `offline`; time-outs of a stop start anew."""
+        self._keeper.hurry(now)
         if self._keeper.held_by or self._keeper.stopped_by:
             self._keeper.say(Emit(events.RESUMED))
         self._keeper.held_by = ""
@@ -302,6 +350,7 @@ class Engine:
         """The end: everything is answered BUSY at once, and so is whatever still arrives."""
         self._keeper.gate_open = False
         self._keeper.stopping = True
+        self._keeper.hurry(now)
         for entry in self._keeper.commands:
             if entry.stage is Stage.HELD:
                 self._keeper.finish(entry, Verdict.BUSY)
@@ -312,6 +361,10 @@ class Engine:
     def set_budgets(self, budgets: Budgets) -> None:
         """They count for what is to be held from now on."""
         self._keeper.budgets = budgets
+
+    def set_initiator(self, profile: Profile) -> None:
+        """How late it may be answered, from now on. By default nothing is answered late."""
+        self._keeper.late.initiator = profile
 
     def set_policy(self, policy: Policy, now: float) -> list[Action]:
         """Takes effect on what is held: waits and time-outs are reckoned by the new values from the old beginnings."""

@@ -57,6 +57,7 @@ class Entry:
     doomed: bool = False  # a person wants it failed when its I/O returns
     answer_at: float | None = None  # answered then, even if its I/O has not returned
     answer: Verdict = Verdict.ABORTED
+    late: bool = False  # that answer is put off on purpose
     blockers: int = 0
     dependents: list[Entry] | None = None  # most have none, and thousands may be held
 

@@ -7,12 +7,14 @@ is over, open the gate if that can be. Actions are collected and handed out by `
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable, Iterable
 
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Token, Verdict
 from tcmu_retry.core.errors import ErrorClass, classify, report
 from tcmu_retry.core.hold import Commands, Entry, Stage
+from tcmu_retry.core.late import Late
 from tcmu_retry.core.outage import Outage, State, Trigger
 from tcmu_retry.core.policy import Budgets, DirectionPolicy, Fallback, Policy
 from tcmu_retry.core.schedule import Schedule
@@ -36,7 +38,8 @@ class Keeper:
         self.stopped_by: dict[Direction, Fallback] = {}
         self.schedules = {side: Schedule(self.commands.get, self.expiry) for side in Direction}
         self.failing: dict[Direction, set[Token]] = {side: set() for side in Direction}  # held or out, for an outage
-        self.soon: dict[Token, Entry] = {}  # to be answered before long, even if their I/O does not return
+        self.soon: dict[Token, Entry] = {}  # running, and answered at a time that is known even if they run on
+        self.late = Late()
         self.ignoring = False
         self.idle_probe = False
         self.needs_reopen = False
@@ -58,8 +61,11 @@ class Keeper:
             timeout = self.policy.of(side).retry_timeout
             if outage.state is State.DOWN and timeout:
                 yield outage.began + timeout + outage.stood
-        elif (due := self.schedules[side].first_due()) is not None:
-            yield due[0]
+        else:
+            if (due := self.schedules[side].first_due()) is not None:
+                yield due[0]
+            if not self.idle_probe:
+                yield from (entry.due for entry in self.late.of(side))
         if (expiry := self.schedules[side].first_end()) is not None:
             yield expiry[0] + outage.stood
 
@@ -104,6 +110,7 @@ class Keeper:
         outage = self.outages[side]
         outage.evidence.clear()
         outage.answers = True
+        self.answered(now)
         if outage.state is State.FAILED:
             self.recover(side, now)
         elif probed and outage.state is State.DOWN:
@@ -118,6 +125,7 @@ class Keeper:
         outage = self.outages[side]
         if outage.move(Trigger.RECOVERED) or outage.move(Trigger.SUCCESS):
             outage.evidence.clear()
+            self.hurry(now)
             fields = {
                 "seconds": round(now - outage.began_at, 3),
                 "stopped": round(outage.stood_still(now), 3),
@@ -125,6 +133,7 @@ class Keeper:
                 "probes": outage.probes,
             }
             self.say(Emit(events.RECOVERED if outage.answers else events.GAVE_UP, side, fields))
+            self.late.prompt = self.late.prompt and not outage.answers
             self.ignoring = False
             self.rebuild(side)
 
@@ -309,17 +318,54 @@ class Keeper:
         for freed in self.commands.remove(entry):
             self.due(freed, freed.due)
 
-    def answer_soon(self, entry: Entry, answer: Verdict, now: float) -> None:
-        if entry.stage is Stage.HELD:
+    def answer_soon(self, entry: Entry, answer: Verdict, now: float, delay: float = 0.0) -> None:
+        """delay: seconds by which the answer is put off; whatever the command waits for, it does not run any more."""
+        if entry.stage is Stage.HELD and delay:
+            entry.answer_at = now + delay
+            self.put_off(entry)
+        elif entry.stage is Stage.HELD:
             self.finish(entry, answer)
         elif entry.stage is Stage.RUNNING and entry.answer_at is None:
-            entry.answer, entry.answer_at = answer, now + ABORT_GRACE
+            entry.answer, entry.answer_at, entry.late = answer, now + (delay or ABORT_GRACE), bool(delay)
             self.soon[entry.token] = entry
+
+    def put_off(self, entry: Entry) -> None:
+        """Aborted, and no I/O of it is out: nobody waits for it any more but the initiator."""
+        entry.late = True
+        failing = entry.token in self.failing[entry.direction]
+        self.forget(entry)
+        self.late.add(entry)
+        if failing:  # its outage is not over with it, and is found to be when a read of our own goes well
+            self.failing[entry.direction].add(entry.token)
+
+    def answered(self, now: float) -> None:
+        """The storage did something."""
+        self.late.answered = now
+        self.hurry(now)
+
+    def hurry(self, now: float) -> None:
+        """Something suggests that waiting is over: what is put off is answered."""
+        self.answer_late(math.inf)
+        for entry in self.soon.values():
+            if entry.late and entry.answer_at is not None:
+                entry.late, entry.answer_at = False, min(entry.answer_at, now + ABORT_GRACE)
+
+    def answer_late(self, now: float) -> None:
+        for entry in self.drop_late(now):
+            self.say(Complete(entry.token, entry.answer))
+
+    def drop_late(self, now: float) -> list[Entry]:
+        """Those whose wait is over then; they are forgotten, and so are their outages."""
+        due = self.late.due(now)
+        for entry in due:
+            self.failing[entry.direction].discard(entry.token)
+        return due
 
     # ---- the end of every input
 
     def turn(self, now: float) -> list[Action]:
         self.stand_still(now)
+        self.answer_late(now)
         for entry in list(self.soon.values()):
             if entry.answer_at is not None and entry.answer_at <= now:
                 self.fence(entry, entry.answer)
@@ -397,6 +443,7 @@ class Keeper:
         if outage.state not in (State.DOWN, State.FAILED):
             while (due := self.schedules[side].first_due()) is not None and due[0] <= now:
                 self.let_out(due[1])
+            self.probe_for_late(side, now)
             return
         if self.needs_reopen:
             if not self.reopening and now >= outage.next_probe and not outage.out:
@@ -411,16 +458,29 @@ class Keeper:
         while room:
             entry = self.schedules[side].first_turn()
             if entry is None:
-                if single and side is Direction.READ and not self.idle_probe:
+                if single and self.own_probe(side):
                     outage.probing(self.policy.of(side), self.random, now)
-                    outage.out += 1
-                    self.idle_probe = True
-                    self.say(Probe(side))
+                    self.probe(side)
                 return
             if single:
                 outage.probing(self.policy.of(side), self.random, now)
             self.let_out(entry)
             room -= 1
+
+    def probe_for_late(self, side: Direction, now: float) -> None:
+        """When what was aborted would have been tried again, a block is read in its place."""
+        overdue = [entry for entry in self.late.of(side) if entry.due <= now]
+        if overdue and not self.idle_probe:
+            for entry in overdue:
+                entry.attempts += 1
+                entry.due = now + self.settings(entry).delay(entry.attempts, self.random())
+            self.probe(side)
+
+    def probe(self, side: Direction) -> None:
+        """By a read of our own."""
+        self.outages[side].out += 1
+        self.idle_probe = True
+        self.say(Probe(side))
 
     def settle(self, side: Direction, now: float) -> None:
         outage = self.outages[side]
@@ -438,7 +498,7 @@ class Keeper:
             return
         if any(outage.state is not State.ONLINE for outage in self.outages.values()):
             return
-        if self.commands.closing or self.soon:  # what is to be answered over its I/O's head becomes a fence
+        if self.commands.closing or self.soon or len(self.late):  # what `soon` answers while it runs becomes a fence
             return
         self.gate_open = True
         self.say(Gate(True))
@@ -473,7 +533,11 @@ class Keeper:
 
     def probe_due(self, side: Direction) -> bool:
         """Whether there is something to probe with: a held command, a read of our own, or a reopen."""
-        return self.needs_reopen or side is Direction.READ or self.schedules[side].first_turn() is not None
+        return self.needs_reopen or self.own_probe(side) or self.schedules[side].first_turn() is not None
+
+    def own_probe(self, side: Direction) -> bool:
+        """Whether a read of our own probes where nothing held can; for writes too while an answer is put off."""
+        return not self.idle_probe and (side is Direction.READ or len(self.late) > 0)
 
     def known(self, tokens: Iterable[Token]) -> list[Entry]:
         return [entry for token in dict.fromkeys(tokens) if (entry := self.commands.get(token)) is not None]

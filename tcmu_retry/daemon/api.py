@@ -36,7 +36,7 @@ class HeldCommand:
     attempts: int
     error: str  # errno name of its last failure, "" if it was never tried
     error_class: str
-    waits_for: str  # retry | probe | overlap | resume | drain | io
+    waits_for: str  # retry | probe | overlap | resume | drain | io | abort (answered at next_in)
     next_in: float | None  # None: an event or a person ends the wait
     deadline_in: float | None  # None: no time-out
 

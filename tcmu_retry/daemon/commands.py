@@ -144,7 +144,8 @@ class Commands:
     def _closed(self, running: Sequence[Command], now: float) -> list[Action]:
         for command in running:
             self._commands[command.serial] = command
-        return self._engine.gate_closed([(command.serial, _request(command)) for command in running], now)
+        known = [(command.serial, _request(command), command.arrived) for command in running]
+        return self._engine.gate_closed(known, now)
 
     # ---- the pump's events
 
@@ -174,12 +175,13 @@ class Commands:
                 actions = self._closed(running, now)
                 if not command.answered:
                     self._commands[command.serial] = command
-                return actions + self._engine.finished(command.serial, _request(command), error, now)
+                ended = self._engine.finished(command.serial, _request(command), error, now, command.arrived)
+                return actions + ended
             case TaskManagement(kind, commands, running):
                 log.debug("LUN %s: task management %d names %d commands", self._lun().name, kind, len(commands))
                 named = [command.serial for command in commands if not command.answered]
                 self._aborted = True
-                return self._closed(running, now) + self._engine.aborted(named, now)
+                return self._closed(running, now) + self._engine.aborted(named, now, kind)
             case Probed(direction, error):
                 return self._engine.probed(direction, error, now)
             case Closed(running, asked):

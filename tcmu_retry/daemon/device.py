@@ -37,9 +37,11 @@ from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.mending import Mending
 from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.daemon.records import Memory
+from tcmu_retry.daemon.sharing import Sharing
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.daemon.windows import LOOK_SECONDS
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.pump.base import Command, Pump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
@@ -72,12 +74,14 @@ class Device:
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
         replay: ReplayLog | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         """disk: makes the disk, told whether the storage can discard. open_storage: as `Place.open`.
 
         lost: the kernel has no such LUN any more, and did not say so.
 
-        kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`.
+        kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`. wishes: what a
+        former daemon was asked.
         """
         self.lun = lun
         self.config = config
@@ -91,8 +95,11 @@ class Device:
         self._changed_due = False
         place = Place(lun.config, config, open_storage, memory)
         self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
-        self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
+        self._wishes = wishes or Wishes()
+        self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy, self._wishes)
         self._engine = Engine(self.policy, config.budgets, random.random)
+        self._engine.set_initiator(config.initiator)
+        self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
         self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[None] | None = None
@@ -149,9 +156,10 @@ class Device:
         except BaseException:
             await offload(backend.close)
             raise
-        if lost:
+        if lost or self._wishes.hold:
             self._commands.shut_gate()
         self._commands.start()
+        self._hold_on()
         self._say_handed_over()
         self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
         self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
@@ -203,6 +211,7 @@ class Device:
 
     async def detach(self) -> None:
         """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
+        self._wishes.drop()
         await self._detach(flush=True)
 
     async def hand_over(self) -> None:
@@ -222,6 +231,7 @@ class Device:
         for handle in (self._expiry, self._reopening, self._mending):
             if handle is not None:
                 handle.cancel()
+        self._sharing.stop()
         self._hangs.stop()
         self._commands.stop()
         await self._storage.close(flush)
@@ -237,6 +247,12 @@ class Device:
 
     def login_waits(self, portal: str) -> None:
         """A login waits for commands of ours whose connection is dead; nobody can tell which, so all are answered."""
+        if self._engine.late_count:
+            log.warning(
+                "LUN %s: a login waits while the answer to task management is put off; in this outage it is given at"
+                " once from now on. If its initiators' time-outs are not Linux's usual ones, say so with initiator=",
+                self.name,
+            )
         self._commands.release(portal)
 
     # ---- a ring that is broken
@@ -310,7 +326,8 @@ class Device:
         async with self._drained():
             if size < self.lun.size:
                 await self._storage.forget_unflushed()  # what is written again must not lie beyond
-            beyond = [each for each in self._engine.held() if any(one.end > size for one in each.request.extents)]
+            waiting = [each for each in self._engine.held() if not each.late]
+            beyond = [each for each in waiting if any(one.end > size for one in each.request.extents)]
             if beyond:
                 raise BackendError(
                     f"{len(beyond)} held commands of {self.name} lie beyond {size} bytes; end them first, for example"
@@ -370,6 +387,7 @@ class Device:
 
     def _acted(self) -> None:
         self._disk.health = view.health(self.config.health, self._engine)
+        self._sharing.see(self._engine.late_count)
         self._changed()
 
     def _emit(self, code: str, direction: Direction | None, fields: Mapping[str, object]) -> None:
@@ -453,9 +471,11 @@ class Device:
     def _chain(self) -> list[Link]:
         """All of it but the storage. Blocking."""
         profile = self.config.initiator
+        if sharers := self.lun.sharers():
+            profile = profile.at_once(sharers)
         windows: dict[str, tuple[int, int | None]] = {}
         for name, window in self.lun.windows().items():
-            opened = self._engine.held_count + self._pump.statistics().in_flight  # by all sessions: at most this one's
+            opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight  # by all
             windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
         return [
             *policy_links(self.policy, profile),
@@ -485,6 +505,7 @@ class Device:
         def use() -> None:
             self.config = replace(self.config, policy=config.policy, **live)
             self._engine.set_budgets(config.budgets)
+            self._engine.set_initiator(config.initiator)
             use_policy()
 
         return lines, use
@@ -525,8 +546,15 @@ class Device:
         self._commands.act(actions)
         return len({action.token for action in actions if isinstance(action, Dispatch | Complete)})
 
+    def _hold_on(self) -> None:
+        """As long as a former daemon was to."""
+        if self._wishes.hold:
+            until = self._wishes.until
+            self.hold(self._wishes.hold, None if until is None else max(until - time.monotonic(), 0.0))
+
     def hold(self, reason: str, expires_in: float | None = None) -> None:
         self.hold_reason = reason or "held by an operator"
+        self._wishes.set_hold(self.hold_reason, None if expires_in is None else time.monotonic() + expires_in)
         self._commands.close_gate()
         self._commands.act(self._engine.hold(time.monotonic(), self.hold_reason))
         if self._expiry is not None:
@@ -543,6 +571,7 @@ class Device:
 
     def _end_hold(self) -> None:
         self.hold_reason = ""
+        self._wishes.set_hold("")
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -21,3 +21,4 @@ class Lun:
     attributes: Callable[[], Mapping[str, str]]  # the kernel's, by name
     windows: Callable[[], Mapping[str, Window]]  # by initiator
     write_cache: bool = False  # what the kernel takes it for
+    sharers: Callable[[], str] = str  # who else waits while this LUN's initiator does, "" for nobody

@@ -116,7 +116,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The pump cannot go on (uio gone, ring invalid); the message is one sentence."""
+    """The pump cannot go on (uio gone, ring invalid, a mistake of its own); the message is one sentence."""
 
     message: str
 

@@ -220,7 +220,9 @@ class ReferencePump:
     def _run(self) -> None:
         try:
             self._serve()
-        except (RingError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, RingError | OSError):
+                log.exception("LUN %s: its pump failed in our own code", self._name)
             self._tell(Broken(f"LUN {self._name}: {error}"))
             self._outlive()
         finally:

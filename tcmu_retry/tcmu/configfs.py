@@ -148,6 +148,20 @@ def sessions(device_path: Path, root: Path = TARGET) -> dict[Path, Window]:
     return {acl: _window(acl) for group in alone for acl in sorted((group / "acls").iterdir())}
 
 
+def sharers(device_path: Path, root: Path = TARGET) -> str:
+    """Who else uses a backstore or a target of it, in a few words; "" if its one initiator has them for itself."""
+    logged_in = 0
+    for export in exports(device_path, root):
+        group = root / f"iscsi/{export.iqn}/tpgt_{export.tpg}"
+        luns = len(list((group / "lun").iterdir()))
+        if luns > 1:
+            return f"{export.iqn} has {luns} LUNs"
+        logged_in += len((group / "dynamic_sessions").read_text(errors="replace").replace("\0", "").split())
+        for acl in (group / "acls").iterdir():
+            logged_in += not (acl / "info").read_text(errors="replace").startswith("No active")
+    return f"{logged_in} initiators are logged in" if logged_in > 1 else ""
+
+
 def end_session(acl: Path, window: Window) -> None:
     """Its initiator logs in again. The kernel ends an ACL's sessions when its depth becomes another. Raises OSError."""
     for depth in (window.depth - 1 if window.depth == WIDEST else window.depth + 1, window.depth):

@@ -242,7 +242,7 @@ def test_doctor_names_the_link_that_breaks_first_and_what_is_wrong(world: World)
     result = world.call("doctor", "vm1")
     assert result.code == 1
     assert "then initiator ends it" in result.out
-    assert "write.retry_timeout=10m is more than linux waits (6m)" in result.err
+    assert "write.retry_timeout=10m is more than linux waits (8m)" in result.err
     world.lun("vm2", "retry_timeout=10m;initiator=15m")
     links = world.json_of(world.call("--json", "doctor", "vm2"))["chains"][0]["links"]
     assert [link["wrong"] for link in links if link["where"] in ("policy", "initiator")] == ["", "", ""]
@@ -333,7 +333,7 @@ def test_a_policy_that_promises_more_than_the_initiator_waits_is_warned_of(world
     world.lun("vm1")
     result = world.call("policy", "set", "vm1", "read.retry_timeout=10m")
     assert result.code == 0
-    assert result.err.startswith("warning: vm1: read.retry_timeout=10m is more than linux waits (6m)")
+    assert result.err.startswith("warning: vm1: read.retry_timeout=10m is more than linux waits (8m)")
     assert "TR-023 vm1: policy promises more than the chain holds" in world.said()
     assert world.call("policy", "set", "vm1", "read.retry_timeout=5m").err == ""
     path = world.directory / "vm2.img"

@@ -15,7 +15,7 @@ def test_an_export_of_ours_is_well_and_the_initiator_is_what_ends_a_hold(lab: La
     [window] = [link for link in chain if link["where"] == "session"]
     assert window["value"] == "512"
     assert all(not link["wrong"] for link in chain)
-    assert "An outage is held for 6m; then initiator ends it" in lab.cli("doctor", lun.name)
+    assert "An outage is held for 8m; then initiator ends it" in lab.cli("doctor", lun.name)
 
 
 def test_a_narrow_window_is_named(lab: Lab) -> None:

@@ -5,6 +5,7 @@ read, flush, compare-and-write arrive), `io 1 EIO` (its I/O ends; 0: well), `wak
 when it was asked for), `tick` (it runs at any time), `idle` (no timer is asked for), `probe read EIO`, `reopen 0`,
 `ring` (it is lost, with all commands), `set key=value …`, and the verbs of persons. `gate w1@0 r2@8` closes the gate
 while these run. `state read -> down` is what a person sees.
+`abort 1` names command 1; `abort_task`, `lun_reset` and `preempt` say by what, which matters to an `initiator`.
 `left w1@0 2 EIO 50`: write 1 is taken up from an earlier process, where it failed twice, first at 50, last with EIO.
 Actions: `try 1`, `1=BUSY`, `1=02/04/03`, `1=ABORTED+keep`, `probe`, `reopen`, `open` (the gate), and events by name.
 Jitter is in the middle of its range, so that waits are as written in the policy.
@@ -19,20 +20,25 @@ import pytest
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Verdict
 from tcmu_retry.core.engine import Engine
+from tcmu_retry.core.initiators import PROFILES
+from tcmu_retry.core.late import ABORT_TASK, LUN_RESET
 from tcmu_retry.core.policy import DEFAULT, Budgets, change
 from tcmu_retry.scsi.request import Direction, Extent, Op, Request
 
 BLOCK = 4096
 OPS = {"w": Op.WRITE, "r": Op.READ, "f": Op.FLUSH, "c": Op.COMPARE_AND_WRITE, "v": Op.VERIFY}
 NAMES = {value: name.lower() for name, value in vars(events).items() if isinstance(value, str) and value[:3] == "TR-"}
+KINDS = {"abort": 0, "abort_task": ABORT_TASK, "lun_reset": LUN_RESET, "preempt": 128}
 BUDGETS = Budgets()
 
 
 class Play:
     """An engine, and who plays all the others."""
 
-    def __init__(self, policy: str = "", budgets: Budgets = BUDGETS) -> None:
+    def __init__(self, policy: str = "", budgets: Budgets = BUDGETS, initiator: str = "") -> None:
         self.engine = Engine(change(DEFAULT, words(policy)), budgets, lambda: 0.5)
+        if initiator:
+            self.engine.set_initiator(PROFILES[initiator])
         self.policy = policy
         self.requests: dict[int, Request] = {}
 
@@ -56,7 +62,7 @@ class Play:
                 engine.gate_closed([], now)
                 return engine.finished(token, request, code(rest[1]), now)
             case "gate":
-                return engine.gate_closed([self.request(text) for text in rest], now)
+                return engine.gate_closed([(*self.request(text), now) for text in rest], now)
             case "io":
                 return engine.finished(int(rest[0]), self.requests[int(rest[0])], code(rest[1]), now)
             case "wake":
@@ -85,9 +91,9 @@ class Play:
                 return engine.hold_over(now)
             case "kick" | "fail":
                 return getattr(engine, word)(now, [int(token) for token in rest])
-            case "abort":
-                return engine.aborted([int(token) for token in rest], now)
-            case "tick" | "resume" | "drain" | "undrain" | "release" | "stopping":
+            case "abort" | "abort_task" | "lun_reset" | "preempt":
+                return engine.aborted([int(token) for token in rest], now, KINDS[word])
+            case "tick" | "hurry" | "resume" | "drain" | "undrain" | "release" | "stopping":
                 return getattr(engine, word)(now)
         return engine.arrived(*self.request(word), now)
 
@@ -128,7 +134,7 @@ def shown(action: Action) -> str:
             return NAMES[name] + (f" {side.value}" if side else "")
 
 
-def play(script: str, policy: str = "", budgets: Budgets = BUDGETS) -> Engine:
-    player = Play(policy, budgets)
+def play(script: str, policy: str = "", budgets: Budgets = BUDGETS, initiator: str = "") -> Engine:
+    player = Play(policy, budgets, initiator)
     player.line(script)
     return player.engine

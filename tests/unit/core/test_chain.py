@@ -58,8 +58,12 @@ def test_busy_is_counted_from_the_first_submission() -> None:
 
 def test_the_initiator_s_link_says_how_long_it_waits_and_what_ends_that() -> None:
     plain = initiator_link(PROFILES["linux"])
-    assert (plain.value, plain.lasts) == ("6m", 360)
+    assert (plain.value, plain.lasts) == ("8m", 480)
     assert plain.setting.startswith("linux: sd gives up after six tries of 60 s or 90 s")
+    hurried = initiator_link(PROFILES["linux"].at_once("iqn.a has 2 LUNs"))
+    assert (hurried.value, hurried.lasts) == ("6m", 360)
+    assert "6m only, for aborts are answered at once: iqn.a has 2 LUNs" in hurried.setting
+    assert PROFILES["esxi"].at_once("iqn.a has 2 LUNs") is PROFILES["esxi"]
     assert initiator_link(PROFILES["linux-tuned"]).value == "for ever"
 
 

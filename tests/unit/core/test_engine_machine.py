@@ -17,6 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tcmu_retry.core.actions import Action, Complete, Dispatch, Emit, Gate, Probe, Reopen, Verdict
 from tcmu_retry.core.engine import Engine
+from tcmu_retry.core.initiators import FOR_EVER, Profile
+from tcmu_retry.core.late import ABORT_TASK, LUN_RESET
 from tcmu_retry.core.outage import State
 from tcmu_retry.core.policy import DEFAULT, Budgets, Policy, change
 from tcmu_retry.scsi.request import COPY_PIECE, Direction, Extent, Op, Request
@@ -46,6 +48,9 @@ POLICIES = [
         {"read.retry": "false", "write.fallback": "stop", "write.retry_timeout": "1s"},
     )
 ]
+
+PROMPT = Profile("prompt", FOR_EVER, None, "")
+PATIENT = Profile("patient", FOR_EVER, None, "", tried=2.0, abort_late=1.5, reset_late=7.0)
 
 BUDGETS = [Budgets(), Budgets(held=3), Budgets(held_bytes=3 * 4096), Budgets(age=6.0)]
 
@@ -89,6 +94,12 @@ class Open:
     behind: list[Open] = field(default_factory=list)
     out: bool = False
     answered: bool = False
+    aborted: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Nobody waits behind it any more."""
+        return (self.answered or self.aborted) and not self.out
 
     @property
     def over(self) -> bool:
@@ -110,10 +121,15 @@ class EngineMachine(RuleBasedStateMachine):
         budgets=st.sampled_from(BUDGETS),
         seed=st.integers(0, 9),
         ends=st.sampled_from([False, False, False, True]),
+        initiator=st.sampled_from([PROMPT, PATIENT, PATIENT]),
     )
-    def begin(self, policy: Policy, budgets: Budgets, seed: int, ends: bool) -> None:
+    def begin(self, policy: Policy, budgets: Budgets, seed: int, ends: bool, initiator: Profile) -> None:
         self.now = 1000.0
         self.engine = Engine(policy, budgets, random.Random(seed).random)
+        self.engine.set_initiator(initiator)
+        self.initiator = initiator
+        self.came: dict[int, float] = {}
+        self.aborted: dict[int, float] = {}  # until when each has to be answered
         self.policy = policy
         self.ends = ends
         self.last = 0
@@ -137,8 +153,9 @@ class EngineMachine(RuleBasedStateMachine):
                 case Dispatch(token):
                     command = self.open[token]
                     assert not command.answered, "nothing starts after it was answered"
+                    assert token not in self.aborted, "nothing starts after it was aborted"
                     assert not command.out, "one attempt at a time"
-                    assert all(other.over for other in command.behind), "nothing overtakes what it overlaps"
+                    assert all(other.passed for other in command.behind), "nothing overtakes what it overlaps"
                     assert not (self.draining or self.stopping or self.engine.held_by), "nothing is tried now"
                     command.out = True
                     tried.add(command.request.direction)
@@ -181,7 +198,7 @@ class EngineMachine(RuleBasedStateMachine):
             self.own.clear()
             for token in running:
                 self.open[token] = Open(self.requests[token], out=True)
-        return self.engine.gate_closed([(token, self.requests[token]) for token in running], self.now)
+        return self.engine.gate_closed([(token, self.requests[token], self.came[token]) for token in running], self.now)
 
     def known(self, pick: Callable[[Open], bool]) -> list[int]:
         return [token for token, command in self.open.items() if pick(command)]
@@ -192,6 +209,7 @@ class EngineMachine(RuleBasedStateMachine):
     def send(self, request: Request) -> None:
         self.last += 1
         token = self.last
+        self.came[token] = self.now
         self.requests[token] = request
         if self.gate_open and request.op in PLAIN:
             self.own.add(token)
@@ -217,7 +235,7 @@ class EngineMachine(RuleBasedStateMachine):
         elif not error:
             command.answered = True
             self.answered(token)
-        self.act([*actions, *self.engine.finished(token, request, error, self.now)])
+        self.act([*actions, *self.engine.finished(token, request, error, self.now, self.came[token])])
 
     # ---- what happens
 
@@ -319,11 +337,22 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def task_management(self, data: st.DataObject) -> None:
         self.act(self.close_gate())
-        living = self.known(lambda command: not command.answered)
+        living = [token for token in self.known(lambda command: not command.answered) if token not in self.aborted]
         named = data.draw(st.lists(st.sampled_from(living), unique=True)) if living else []
-        self.act(self.engine.aborted(named, self.now))
+        kind, late = data.draw(
+            st.sampled_from(
+                [(ABORT_TASK, self.initiator.abort_late), (LUN_RESET, self.initiator.reset_late), (128, 0.0)]
+            )
+        )
+        oldest = max((self.now - self.came[token] for token in named), default=0.0)
+        late = late if oldest >= self.initiator.tried else 0.0
         for token in named:
-            assert token not in self.open or self.open[token].out, "an aborted command waits for nothing but its I/O"
+            self.aborted[token] = self.now + max(late, 0.5)
+            self.open[token].aborted = True
+        self.act(self.engine.aborted(named, self.now, kind))
+        for token in named:
+            waits = token in self.open and not self.open[token].out
+            assert not waits or late, "an aborted command waits for nothing but its I/O and its answer's time"
 
     def release(self) -> None:
         self.act(self.close_gate())
@@ -380,6 +409,8 @@ class EngineMachine(RuleBasedStateMachine):
         """After a turn nothing is overdue: neither the timer nor a time-out whose clock runs."""
         due = self.engine.deadline()
         assert due is None or due > self.now
+        for token, limit in self.aborted.items():
+            assert token not in self.open or self.open[token].answered or limit > self.now, "answered when it must be"
         if not self.draining:
             for entry in self.engine.held():
                 expires = self.engine.expires(entry, self.now)
@@ -391,7 +422,7 @@ class EngineMachine(RuleBasedStateMachine):
         self.act(self.engine.tick(self.now))
         self.check_time()
         for entry in self.engine.held():
-            assert self.engine.waits_for(entry) in ("retry", "probe", "overlap", "resume", "drain")
+            assert self.engine.waits_for(entry) in ("retry", "probe", "overlap", "resume", "drain", "abort")
             assert entry.attempts == 0 or entry.error
 
     # ---- the end

@@ -42,7 +42,7 @@ def test_gate_stays_closed_while_an_aborted_command_may_become_a_fence(verb: str
     t=2    its I/O returns: now the gate may open
     """
     lun = engine()
-    lun.gate_closed([(1, write())], 0.0)
+    lun.gate_closed([(1, write(), 0.0)], 0.0)
     named = lun.aborted([1], 0.0) if verb == "aborted" else lun.release(0.0)
     assert Gate(True) not in named
     assert [type(action) for action in lun.tick(0.5)] == [Complete]
@@ -85,7 +85,7 @@ def test_readonly_refuses_what_was_running_when_it_came() -> None:
     t=6    write 2, which was running all the time, fails for the first time
     """
     lun = engine(retry_timeout="5s", write__fallback="readonly")
-    lun.gate_closed([(2, write(8192))], 0.0)
+    lun.gate_closed([(2, write(8192), 0.0)], 0.0)
     lun.finished(1, write(), errno.EIO, 0.0)
     assert lun.tick(1.1) == [Dispatch(1)]
     lun.finished(1, write(), errno.EIO, 5.5)
@@ -119,7 +119,7 @@ def test_retrying_tries_a_command_that_had_to_wait_for_another() -> None:
     t=12   write 3 comes, over the same place as write 2: it waits, and is not answered untried
     """
     lun = engine(retry_timeout="10s")
-    lun.gate_closed([(2, write(8192))], 0.0)
+    lun.gate_closed([(2, write(8192), 0.0)], 0.0)
     lun.finished(1, write(), errno.EAGAIN, 0.0)
     lun.finished(2, write(8192), errno.EAGAIN, 8.0)
     lun.tick(8.9)
@@ -205,7 +205,7 @@ def test_what_fails_after_a_stop_waits_with_the_others(fallback: str) -> None:
     """
     words = {"write__retry": "false", "write__fallback": fallback, "write__classes__space__fallback": "stop"}
     lun = engine(**words)
-    lun.gate_closed([(1, write()), (2, write(8192))], 0.0)
+    lun.gate_closed([(1, write(), 0.0), (2, write(8192), 0.0)], 0.0)
     lun.finished(1, write(), errno.ENOSPC, 0.0)
     assert lun.state(Direction.WRITE) is State.STOPPED
     actions = lun.finished(2, write(8192), errno.EIO, 1.0)

@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from tcmu_retry.backends.base import Identity
-from tcmu_retry.core.initiators import PROFILES
+from tcmu_retry.core.initiators import PROFILES, Profile
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon import records
 from tcmu_retry.daemon.api import Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.lun import Lun
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import parse
@@ -129,18 +130,30 @@ class Rig:
         cache: str = "writethrough",
         policy: Mapping[str, str] | None = None,
         kernel: SimulatedKernel | None = None,
-        initiator: str = "linux",
+        initiator: Profile = PROFILES["linux"],
+        wishes: Wishes | None = None,
     ) -> None:
+        self.sharers = ""  # who else waits for this LUN's answers
         self.kernel = kernel or SimulatedKernel()
         self.storage = Memory(write_back=cache == "writeback")
         self.notices: list[Notice] = []
         self.lost: list[Device] = []
         words = {"retry_interval": "1h", "retry_max_interval": "1h", **(policy or {})}
         self.errors: dict[str, Exception] = {}  # what a look at the kernel's tree ("wwn"), or an "open", raises
-        lun = Lun("vm1", self._wwn, "/nowhere", BLOCKS * BLOCK, BLOCK, "uio0", lambda: dict(ATTRIBUTES), dict)
+        lun = Lun(
+            "vm1",
+            self._wwn,
+            "/nowhere",
+            BLOCKS * BLOCK,
+            BLOCK,
+            "uio0",
+            lambda: dict(ATTRIBUTES),
+            dict,
+            sharers=lambda: self.sharers,
+        )
         self.device = Device(
             lun,
-            DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=PROFILES[initiator]),
+            DeviceConfig("/nowhere", cache=cache, policy=change(DEFAULT, words), initiator=initiator),
             lambda discards, _: Disk(
                 DiskIdentity("serial", "vm1"), BLOCK, lun.size, can_discard=discards, write_back=self.storage.write_back
             ),
@@ -151,6 +164,7 @@ class Rig:
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
+            wishes=wishes,
         )
 
     def _wwn(self) -> str:
@@ -205,7 +219,7 @@ async def served(
     cache: str = "writethrough",
     policy: Mapping[str, str] | None = None,
     kernel: SimulatedKernel | None = None,
-    initiator: str = "linux",
+    initiator: Profile = PROFILES["linux"],
 ) -> AsyncIterator[Rig]:
     """A LUN being served; each command must have been answered when it goes."""
     rig = Rig(cache, policy, kernel, initiator)

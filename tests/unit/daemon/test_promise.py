@@ -21,17 +21,17 @@ def warnings(rig: Rig) -> list[str]:
 
 
 def test_it_is_said_when_the_policy_is_changed_and_not_again() -> None:
-    """6 min are what plain Linux waits; each direction is a promise of its own."""
+    """8 min are what plain Linux waits; each direction is a promise of its own."""
 
     async def story() -> None:
         async with served() as rig:
             assert warnings(rig) == []
-            await rig.policy(retry_timeout="6m")
+            await rig.policy(retry_timeout="8m")
             await rig.policy(dry_run=True, write__retry_timeout="10m")
             assert warnings(rig) == []
             await rig.policy(write__retry_timeout="10m")
             [said] = warnings(rig)
-            assert "write.retry_timeout=10m is more than linux waits (6m)" in said
+            assert "write.retry_timeout=10m is more than linux waits (8m)" in said
             await rig.policy(write__retry_timeout="10m")
             assert len(warnings(rig)) == 1
 
@@ -53,7 +53,7 @@ def test_it_is_said_when_the_lun_comes(initiator: str, policy: dict[str, str], s
     """retry_timeout=0 promises nothing: the initiator ends it, whenever that is."""
 
     async def story() -> None:
-        async with served(policy=policy, initiator=initiator) as rig:
+        async with served(policy=policy, initiator=PROFILES[initiator]) as rig:
             assert len(warnings(rig)) == said
             assert all(initiator in warning for warning in warnings(rig))
 

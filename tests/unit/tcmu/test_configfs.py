@@ -175,6 +175,23 @@ CID: 0  Connection State: TARG_CONN_STATE_LOGGED_IN
 """
 
 
+def test_who_else_waits_for_the_answers_of_a_lun(device, tree, tmp_path):
+    """One initiator with a target of its own: nobody. Others who are logged in, or other LUNs of the target, do."""
+    iqn = "iqn.2003-01.org.example:a"
+    assert configfs.sharers(device, tmp_path) == ""
+    tree(iqn, 1, 0)
+    group = tmp_path / "iscsi" / iqn / "tpgt_1"
+    (group / "dynamic_sessions").write_text("iqn.any\0\n\0")
+    out = group / "acls/iqn.out"
+    out.mkdir(parents=True)
+    (out / "info").write_text("No active iSCSI Session for Initiator Endpoint: iqn.out\n")
+    assert configfs.sharers(device, tmp_path) == ""
+    (out / "info").write_text(INFO.format(free=1))
+    assert configfs.sharers(device, tmp_path) == "2 initiators are logged in"
+    tree(iqn, 1, 1, to=device.parent / "other")
+    assert configfs.sharers(device, tmp_path) == f"{iqn} has 2 LUNs"
+
+
 def test_windows_and_what_is_left_of_them(device, tree, tmp_path, monkeypatch):
     """Of whom an ACL allows, what LIO says; of one that is not logged in, and of any other, only the depth."""
     iqn = "iqn.2003-01.org.example:a"
