@@ -20,7 +20,9 @@ from tests.vm.lab import CORE, LOOPBACK, Lab, Lun, Storage, eventually
 
 SIZE = 96  # MiB of a LUN
 TARGET = "/sys/kernel/config/target"
-FILES = "/run/bench"  # an ext4 on a RAM disk that does not wait (null_blk): on brd each request would need a thread
+FILES = "/run/bench"
+# Not brd: in Linux 6.1 that takes no request that must not wait, and io_uring would need a thread for each of ours.
+DEVICE = "ext4 over memory (null_blk)"
 WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
@@ -283,6 +285,7 @@ def measure(path: str, full: bool, rounds: int, seconds: float) -> Iterator[dict
                 "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
                 "runner": runner,
                 "fio": guest.look("fio --version"),
+                "files": DEVICE,
                 "rounds": number,
                 "seconds": seconds,
                 "samples": list(samples),

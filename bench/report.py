@@ -58,8 +58,8 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
         f"{told['fio']}. {told['rounds']} rounds, {told['seconds']:g} s a run; in a round the candidates take",
         "turns under each load, and a ratio is the median of those within the rounds (the least and the greatest).",
-        "fio: libaio, direct, initiator's I/O scheduler `none`. Files lie on ext4 over memory (null_blk), not on brd:",
-        "in Linux 6.1 brd takes no request that must not wait, so io_uring hands each of ours to a thread of its own.",
+        f"fio: libaio, direct, initiator's I/O scheduler `none`. Files lie on {told['files']}.",
+        *(["", told["note"]] if "note" in told else []),
         "",
         "| candidate | storage | what is acknowledged |",
         "|---|---|---|",
@@ -150,8 +150,8 @@ def outside(results: list[dict[str, Any]]) -> list[str]:
     ]
     lines += [
         "",
-        "Python instructions for each command that succeeds: 0, counted in tests/unit/pump/test_native.py",
-        "(`test_no_python_runs_for_a_command_that_succeeds`).",
+        "Python instructions for each command that succeeds: 0 in both cache modes, counted in",
+        "tests/unit/pump/test_native.py (`test_no_python_runs_for_a_command_that_succeeds`).",
     ]
     return lines
 
