@@ -101,7 +101,7 @@ packages: .venv/made build/packages ## .deb, .rpm, wheel and sdist into build/di
 	@dpkg -s $(DEB_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $(DEB_PACKAGES); }
 	packaging/build.sh $(BIN)/python $(VERSION)
-	$(BIN)/python -m pytest tests/packages
+	$(BIN)/python -m pytest tests/packages -o faulthandler_timeout=0
 
 RACE := build/race
 .PHONY: race
