@@ -65,6 +65,7 @@ class Heart:
         self._clock = clock
         self._said = ""
         self._faint: set[str] = set()
+        self._asked = float("-inf")  # when `pulses` was last asked
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -76,7 +77,9 @@ class Heart:
         """Feed the watchdog unless a pump stands still; say what changed."""
         now = self._clock()
         limit = (self._notifier.watchdog or STATUS_SECONDS * 4) / 2
-        faint = {name for name, turned in self._pulses().items() if now - turned > limit}
+        # A pump that sleeps turns when it is asked: one that has turned since is well, however late this loop comes.
+        faint = {name for name, turned in self._pulses().items() if turned < self._asked and now - turned > limit}
+        self._asked = now
         for name in faint - self._faint:
             log.critical("LUN %s: its pump has stood still for %.0f s; the watchdog is not fed any more", name, limit)
         self._faint = faint

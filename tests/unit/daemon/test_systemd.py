@@ -60,6 +60,25 @@ def test_a_pump_that_stands_still_starves_the_watchdog(
     assert "WATCHDOG=1" in told(manager)
 
 
+def test_a_main_loop_that_comes_late_is_not_taken_for_a_pump_that_stands_still(
+    manager: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    """100 asked, turns at once    113 the loop is late: fed    118 not turned since 113, for 18 s: not fed."""
+    caplog.set_level(logging.CRITICAL)
+    turned, now = {"vm1": 99.0}, [100.0]
+    heart = Heart(notifier(manager), lambda: turned, lambda: [WELL], lambda: now[0])
+    heart.beat()
+    turned["vm1"] = 100.1
+    told(manager)
+    now[0] = 113.0
+    heart.beat()
+    assert "WATCHDOG=1" in told(manager)
+    assert not caplog.text
+    now[0] = 118.0
+    heart.beat()
+    assert "WATCHDOG=1" not in told(manager)
+
+
 def test_the_status_is_told_when_it_changes(manager: socket.socket) -> None:
     statuses = [WELL]
     heart = Heart(notifier(manager), dict, lambda: statuses)
