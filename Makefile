@@ -18,16 +18,19 @@ help: ## this list
 demo: vm-kernel ## a real LUN, a real initiator, ext4, a 40 s outage: with holding and without (HERE=1: on this machine)
 	$(BIN)/python demo/run.py $(if $(HERE),--here)
 
+# Two processes whatever the machine has: the tests wait more than they reckon, and two guests are what 2 cores carry.
+SPREAD := -n 2 --dist loadfile
+
 test: lint unit dbus dbus-next vm ## all tests: lint, unit, D-Bus, virtual machine
 
 unit: native ## the pure rooms and the simulated kernel: seconds
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit $(SPREAD)
 
 dbus: native ## daemon, D-Bus and CLI on a private bus, kernel simulated
-	$(BIN)/python -m pytest tests/dbus
+	$(BIN)/python -m pytest tests/dbus $(SPREAD)
 
 dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
-	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus; fi
+	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus $(SPREAD); fi
 
 fuzz: native ## a million rows of any SCSI commands (RUNS=), some through ring and pump, 5,000 calls of any kind over D-Bus
 	$(BIN)/python -m tests.fuzz commands $(or $(RUNS),1000000)
@@ -35,7 +38,7 @@ fuzz: native ## a million rows of any SCSI commands (RUNS=), some through ring a
 	TCMU_RETRY_FUZZ=5000 $(BIN)/python -m pytest tests/dbus/test_fuzz.py
 
 vm: vm-kernel ## a stock Debian kernel in QEMU: LIO, open-iscsi, ext4
-	$(BIN)/python -m pytest tests/vm --durations=20
+	$(BIN)/python -m pytest tests/vm --durations=20 $(SPREAD)
 
 man: .venv/made ## the manual pages, into build/man/
 	$(BIN)/python packaging/manual.py build/man

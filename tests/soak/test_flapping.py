@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.soak.conftest import Record
-from tests.vm.lab import Lab, Lun, eventually
+from tests.vm.lab import Lab, Lun, Storage, eventually
 
 CYCLES = 200
 SEED = 20261124
@@ -21,32 +22,24 @@ SETTINGS = "retry_interval=200ms;retry_max_interval=1s"
 def test_200_cycles(lab: Lab, record: Record, cache: str) -> None:
     """200 cycles of random up, error and hang under fio's verify: nothing wrong, no id, memory or fd is lost."""
     lun = lab.lun("flap", f"{SETTINGS};cache={cache}", size=96)
-    chance = random.Random(SEED)
     fio = (
         f"fio --name=flap --filename={lun.disk} --direct=1 --ioengine=libaio --iodepth=16 --rw=randrw --rwmixwrite=70"
         " --bsrange=4k-64k --bs_unaligned=0 --fsync=32 --verify=crc32c --verify_backlog=128 --verify_fatal=1"
+        # Slower than it could: an emulated CPU would spend itself on fio, and a cycle take half a minute.
+        " --rate_iops=100,200"
         f" --time_based --runtime=7200 --size=64M --randseed={SEED} --group_reporting; echo end $?"
     )
-    log = f"fio-{cache}.log"
+    log, cycles = f"fio-{cache}.log", f"cycles-{cache}.log"
     lab.guest.start(fio, log)
-    time.sleep(10)
-    early = used(lab)
-    away = 0.0
-    for cycle in range(CYCLES):
-        time.sleep(chance.uniform(0.2, 1.5))
+    (lab.guest.shared / "plan").write_text("".join(f"{cycle}\n" for cycle in plan(random.Random(SEED))))
+    lab.guest.start(flapping(lun.storage, lab.guest.shared / "plan"), cycles)
+    early: dict[str, int] = {}
+    while lab.ended(cycles) is None:
+        time.sleep(5)
         assert lab.ended(log) is None, lab.log(log)[-3000:]
-        began = time.monotonic()
-        if chance.random() < 0.2:
-            lun.storage.hang()
-            time.sleep(chance.uniform(0.1, 1.5))
-            lun.storage.go_on()
-        else:
-            lun.storage.fail()
-            time.sleep(chance.uniform(0.1, 1.5))
-            lun.storage.back()
-        away += time.monotonic() - began
-        if cycle == CYCLES // 10:
+        if not early and lab.log(cycles).count("back") > CYCLES // 10:
             early = used(lab)
+    assert lab.ended(cycles) == 0 and lab.log(cycles).count("back") == CYCLES, lab.log(cycles)[-3000:]
     late = used(lab)
     lab.guest.run("pkill -INT -x fio; true")
     assert lab.wait_end(log, 120) == INTERRUPTED, lab.log(log)[-3000:]
@@ -59,11 +52,35 @@ def test_200_cycles(lab: Lab, record: Record, cache: str) -> None:
     assert late["rss"] < early["rss"] * 1.15 + 4096, (early, late)
     assert "ring is broken" not in lab.guest.run("dmesg").out
     figures = {
-        cache: f"{CYCLES} cycles, away {away:.0f} s, read {reads and reads[1]}, written {writes and writes[1]},"
+        cache: f"{CYCLES} cycles, read {reads and reads[1]}, written {writes and writes[1]},"
         f" fds {early['fds']} -> {late['fds']}, threads {early['threads']} -> {late['threads']},"
         f" RSS {early['rss']} -> {late['rss']} KiB, held at the end 0"
     }
     record(**figures)
+
+
+def plan(chance: random.Random) -> list[str]:
+    """Lines for `flapping`: seconds up, "hang" or "error", seconds away."""
+    return [
+        f"{chance.uniform(0.2, 1.5):.2f} {'hang' if chance.random() < 0.2 else 'error'} {chance.uniform(0.1, 1.5):.2f}"
+        for _ in range(CYCLES)
+    ]
+
+
+def flapping(storage: Storage, lines: Path) -> str:
+    """One program in the guest: asked for each change, an emulated CPU would take half a minute for a cycle."""
+    suspend, resume = f"dmsetup suspend --noflush --nolockfs {storage.name}", f"dmsetup resume {storage.name}"
+    load = f"{suspend} && dmsetup load {storage.name} --table"
+    return f"""
+        trap 'echo end $?' EXIT; set -e
+        while read -r up how away; do
+            sleep $up
+            if [ $how = hang ]; then {suspend}; else {load} '{storage.error}' && {resume}; fi
+            sleep $away
+            if [ $how = hang ]; then {resume}; else {load} '{storage.linear}' && {resume}; fi
+            echo back
+        done < {lines}
+    """
 
 
 def online(lun: Lun) -> bool:

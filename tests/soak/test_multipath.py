@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.soak import newer
 from tests.soak.conftest import Record
 from tests.vm.lab import Lab, Lun, Storage, eventually
 from tests.vm.writing import Writer, uptime, writers
@@ -30,12 +29,10 @@ blacklist {
 """
 
 
-@pytest.fixture(params=["this Debian", "the next Debian"], ids=["here", "next"])
-def multipath(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Lab]:
+@pytest.fixture
+def multipath(lab: Lab) -> Iterator[Lab]:
     """udevd, which multipathd hears of paths from, and multipathd."""
     lab.guest.run(f"printf '%s' '{CONFIGURATION}' > /etc/multipath.conf; modprobe dm-multipath dm-service-time; true")
-    if request.param == "the next Debian":
-        newer.install(lab.guest, "multipath-tools", "/etc/multipath.conf", "multipath", "multipathd")
     udev = lab.guest.start("exec /lib/systemd/systemd-udevd", "udevd.log")
     lab.guest.run("mkdir -p /run/lock; udevadm trigger --settle --subsystem-match=block", timeout=120)
     daemon = lab.guest.start("exec multipathd -d", "multipathd.log")

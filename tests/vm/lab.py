@@ -47,6 +47,16 @@ class Storage:
     def path(self) -> str:
         return f"/dev/mapper/{self.name}"
 
+    @property
+    def error(self) -> str:
+        """The table with which every I/O ends in EIO."""
+        return f"0 {self.size * MIB // SECTOR} error"
+
+    @property
+    def linear(self) -> str:
+        """The table with which it is in order."""
+        return f"0 {self.size * MIB // SECTOR} linear {self.disk} {self.start * MIB // SECTOR}"
+
     def make(self, size: int | None = None) -> None:
         sectors = (size or self.size) * MIB // SECTOR
         self.guest.run(
@@ -56,10 +66,10 @@ class Storage:
 
     def fail(self) -> None:
         """Every I/O ends in EIO."""
-        self._load(f"0 {self.size * MIB // SECTOR} error")
+        self._load(self.error)
 
     def back(self) -> None:
-        self._load(f"0 {self.size * MIB // SECTOR} linear {self.disk} {self.start * MIB // SECTOR}")
+        self._load(self.linear)
 
     def fail_sectors(self, first: int, count: int) -> None:
         """Only these sectors are bad."""
