@@ -24,7 +24,7 @@ from tests.vm.guest import kernel as guest_kernel
 from tests.vm.lab import Lab
 
 OURS, FILEIO, RUNNER = "tcmu-retry", "LIO fileio", "tcmu-runner"
-RECORDED = "2026-11-24"  # on a guest of the same kernel series; recorded.tsv
+RECORDED = "2026-11-26"  # on a guest of the same kernel series; recorded.tsv
 READ_ONLY, UNMAPPED = "ReadOnly.ReadOnlySBC", "GetLBAStatus.UnmapSingle"
 SOLICITED = "iSCSIdatasn.iSCSIDataSnInvalid"  # wants Data-Out PDUs, and so a target without immediate data
 OWN = {READ_ONLY: "ours-ro", UNMAPPED: "ours-512"}  # what wants a LUN of its own, and how its log is called
