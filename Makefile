@@ -7,7 +7,7 @@ BIN := .venv/bin
 PACKAGES := qemu-system-x86 qemu-block-extra busybox-static kmod open-iscsi libiscsi-bin sg3-utils fio dmsetup lsscsi \
 	e2fsprogs xfsprogs btrfs-progs dbus python3 python3-venv targetcli-fb multipath-tools iproute2 procps util-linux systemd
 SOAK_PACKAGES = nftables nfs-kernel-server nfs-common nbdkit nbd-client polkitd libglib2.0-bin qemu-utils \
-	pacemaker pacemaker-cli-utils corosync pcs \
+	pacemaker pacemaker-cli-utils corosync pcs stress-ng dbench \
 	$(DEB_PACKAGES)
 
 .PHONY: help demo test soak unit dbus dbus-next fuzz vm conformance coverage man docs picture opcodes lint vm-shell vm-kernel clean
@@ -101,7 +101,7 @@ packages: .venv/made build/packages ## .deb, .rpm, wheel and sdist into build/di
 	@dpkg -s $(DEB_PACKAGES) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && \
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends $(DEB_PACKAGES); }
 	packaging/build.sh $(BIN)/python $(VERSION)
-	$(BIN)/python -m pytest tests/packages
+	$(BIN)/python -m pytest tests/packages -o faulthandler_timeout=0
 
 RACE := build/race
 .PHONY: race
@@ -109,8 +109,9 @@ race: build/packages ## the native pump's loop with three threads under ThreadSa
 	@mkdir -p $(RACE)
 	gcc -std=gnu11 -O1 -g -fsanitize=thread -Dmain=kernel_main -c bench/kernel.c -o $(RACE)/kernel.o
 	gcc -std=gnu11 -O1 -g -fsanitize=thread -Wall -Wextra -Werror -Wno-tsan -I$(NATIVE) -o $(RACE)/driver \
-	  tests/race/driver.c $(NATIVE)/loop.c $(NATIVE)/ring.c $(NATIVE)/plain.c $(RACE)/kernel.o -luring
+	  tests/race/driver.c $(NATIVE)/loop.c $(NATIVE)/ring.c $(NATIVE)/plain.c $(NATIVE)/shelf.c $(RACE)/kernel.o -luring
 	setarch -R $(RACE)/driver $(or $(SECONDS),20)
+	setarch -R $(RACE)/driver $(or $(SECONDS),20) writeback
 
 vm-shell: vm-kernel ## a shell in a guest, with the project in it
 	$(BIN)/python -m tests.vm.guest

@@ -2,8 +2,8 @@
 
     python -m bench [--full] [PART…]
 
-Parts: guest, outside, held, luns; all without a name. What a part measured is kept in build/bench, and the page is made
-from all that is kept there, each with its date.
+Parts: guest, iscsi (in a guest too), outside, held, luns; all without a name. What a part measured is kept in
+build/bench, and the page is made from all that is kept there, each with its date.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def machine() -> str:
 def measure(part: str, full: bool) -> Iterator[Any]:
     """What is known so far, each time that more is: a guest that does not live to its end leaves its rounds."""
     match part:
-        case "guest":
-            yield from guest.measure(full, 3, 2.0)
+        case "guest" | "iscsi":
+            yield from guest.measure(guest.LOOP if part == "guest" else guest.ISCSI, full, 3, 2.0)
         case "outside":
             yield [asdict(result) for result in outside.measure(BUILD)]
         case "held":
@@ -50,6 +50,7 @@ def measure(part: str, full: bool) -> Iterator[Any]:
 
 SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "guest": report.guest,
+    "iscsi": report.iscsi,
     "outside": report.outside,
     "held": report.held,
     "luns": report.luns,
@@ -92,8 +93,12 @@ def main() -> None:
             kept = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine(),
                     "load": load, "load_after": round(os.getloadavg()[0], 1), "found": found}  # fmt: skip
             (BUILD / f"{part}.json").write_text(json.dumps(kept, indent=1))
-    if (BUILD / "guest.json").exists():
-        report.picture(json.loads((BUILD / "guest.json").read_text())["found"]["samples"], PICTURE)
+    samples = []
+    for path in (BUILD / "guest.json", BUILD / "iscsi.json"):
+        if path.exists():
+            samples += json.loads(path.read_text())["found"]["samples"]
+    if samples:
+        report.picture(samples, PICTURE)
     PAGE.write_text(page())
 
 

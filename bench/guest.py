@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 from tests.conformance.luns import RUNNER_UNPACKED, unpacked_runner
@@ -20,7 +20,9 @@ from tests.vm.lab import CORE, LOOPBACK, Lab, Lun, Storage, eventually
 
 SIZE = 96  # MiB of a LUN
 TARGET = "/sys/kernel/config/target"
-FILES = "/run/bench"  # an ext4 on a RAM disk
+FILES = "/run/bench"
+# Not brd: in Linux 6.1 that takes no request that must not wait, and io_uring would need a thread for each of ours.
+DEVICE = "ext4 over memory (null_blk)"
 WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
@@ -59,9 +61,8 @@ FULL = (
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
 ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
-Plan = dict[tuple[str, tuple[Load, ...]], tuple[str, ...]]
-PLAN: Plan = {("tcm_loop", GATES): ALL, ("iSCSI", GATES): (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)}
-PLAN_FULL: Plan = {("tcm_loop", FULL): ALL, ("iSCSI", GATES): ALL}
+LOOP, ISCSI = "tcm_loop", "iSCSI"
+OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
 
 
 @dataclass(frozen=True)
@@ -103,9 +104,12 @@ class Bench:
         """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
         self.lab.up()
         room = (3 * self.luns + 1) * SIZE + 128
+        null = "/sys/kernel/config/nullb/files"
         self.guest.run(
-            f"modprobe brd rd_nr={2 + 1} rd_size={max(room, SIZE) << 10} && mkfs.ext4 -q -E nodiscard /dev/ram2 &&"
-            f" mkdir -p {FILES} && mount -o noatime /dev/ram2 {FILES} &&"
+            f"modprobe brd rd_nr=2 rd_size={SIZE << 10} && modprobe null_blk nr_devices=0 && mkdir {null} &&"
+            f" echo {room} > {null}/size && echo 512 > {null}/blocksize && echo 0 > {null}/irqmode &&"
+            f" echo 1 > {null}/memory_backed && echo 1 > {null}/power && disk=/dev/nullb$(cat {null}/index) &&"
+            f" mkfs.ext4 -q -E nodiscard $disk && mkdir -p {FILES} && mount -o noatime $disk {FILES} &&"
             f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
             f" dd if=/dev/zero of={FILES}/$f$n bs=1M count={SIZE} status=none; done; done; sync",
             timeout=300,
@@ -127,7 +131,7 @@ class Bench:
         for number, path in enumerate(paths):
             storage = Storage(self.guest, f"{prefix}{number}", 0, SIZE)
             lun = self.lab.export(storage, settings, "--size", f"{SIZE}M", path=path)
-            candidate.disks.setdefault("tcm_loop", []).append(self._loop(f"{CORE}/user_*/{lun.name}"))
+            candidate.disks.setdefault(LOOP, []).append(self._loop(f"{CORE}/user_*/{lun.name}"))
             candidate.iqn = candidate.iqn or lun.iqn
 
     def _peers(self) -> None:
@@ -156,7 +160,7 @@ class Bench:
 
     def _add(self, name: str, store: str, number: int, pid: int = 0) -> None:
         candidate = self.candidates.setdefault(name, Candidate(name, pid))
-        candidate.disks.setdefault("tcm_loop", []).append(self._loop(store))
+        candidate.disks.setdefault(LOOP, []).append(self._loop(store))
         candidate.iqn = candidate.iqn or self._target(store)
 
     def _loop(self, store: str) -> str:
@@ -239,14 +243,13 @@ class Bench:
             spent[1] / max(spent[0], 1),
         )  # fmt: skip
 
-    def round(self, plan: Plan, seconds: float) -> Iterator[Sample]:
-        for (path, loads), names in plan.items():
-            for load in loads:
-                for candidate in (self.candidates[name] for name in names):
-                    if path == "iSCSI" and path not in candidate.disks:
-                        candidate.disks[path] = [self._login(candidate.iqn)]
-                    if len(candidate.disks.get(path, ())) >= load.luns:
-                        yield self.run(path, load, candidate, seconds)
+    def round(self, path: str, loads: Sequence[Load], names: Sequence[str], seconds: float) -> Iterator[Sample]:
+        for load in loads:
+            for candidate in (self.candidates[name] for name in names):
+                if path == ISCSI and path not in candidate.disks:
+                    candidate.disks[path] = [self._login(candidate.iqn)]
+                if len(candidate.disks.get(path, ())) >= load.luns:
+                    yield self.run(path, load, candidate, seconds)
 
 
 def _counters(text: str) -> tuple[int, int, int, int]:
@@ -261,8 +264,10 @@ def _counters(text: str) -> tuple[int, int, int, int]:
     return sum(processors), processors[3], ticks, switches
 
 
-def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
-    """Everything of one guest, as JSON takes it, after each round."""
+def measure(path: str, full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
+    """Everything of one guest, as JSON takes it, after each round. path: LOOP or ISCSI."""
+    loads = FULL if full and path == LOOP else GATES
+    names = ALL if full or path == LOOP else OVER_ISCSI
     guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
     bench = Bench(guest, 16 if full else 1)
     try:
@@ -272,7 +277,7 @@ def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, objec
         ).strip()
         samples: list[dict[str, object]] = []
         for number in range(1, rounds + 1):
-            for sample in bench.round(PLAN_FULL if full else PLAN, seconds):
+            for sample in bench.round(path, loads, names, seconds):
                 samples.append(asdict(sample))
                 text = f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}"
                 print(text, file=sys.stderr, flush=True)
@@ -280,6 +285,7 @@ def measure(full: bool, rounds: int, seconds: float) -> Iterator[dict[str, objec
                 "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
                 "runner": runner,
                 "fio": guest.look("fio --version"),
+                "files": DEVICE,
                 "rounds": number,
                 "seconds": seconds,
                 "samples": list(samples),

@@ -19,7 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcmu_retry.backends.base import Backend
 from tcmu_retry.backends.file import open_backend
+from tcmu_retry.backends.replay import ReplayLog
+from tcmu_retry.backends.shelf import Shelf
 from tcmu_retry.pump.base import Broken, Shape
 from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
@@ -31,7 +34,9 @@ BUILD = ROOT / "build/bench"
 RING = 8 << 20
 FILE = 256 << 20
 SECTOR = 512
-HANDLERS = ("minimal", "native", "reference")
+BACK = ", writeback"
+HANDLERS = ("minimal", "native", f"native{BACK}", "reference", f"reference{BACK}")
+REPLAY_BYTES, SHELF = 64 << 20, 96 << 20  # as the daemon has them
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,13 @@ def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: 
         ).stdout  # fmt: skip
         done, user, system = map(int, line.split())
     else:
-        done, user, system = _pump(NativePump if handler == "native" else ReferencePump, memory, length, ours, path)
+        kind = NativePump if handler.startswith("native") else ReferencePump
+        backend = open_backend(path)
+        if handler.endswith(BACK):
+            shelf = Shelf(os.memfd_create("shelf"), "bench", SHELF)
+            shelf.begin()
+            backend = ReplayLog(REPLAY_BYTES, shelf).over(backend)
+        done, user, system = _pump(kind, memory, length, ours, backend)
     assert kernel.stdout is not None
     counted, micros = map(int, kernel.stdout.read().split())
     assert kernel.wait() == 0
@@ -155,9 +166,10 @@ def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: 
     print(done, user, system, counted / micros * 1e6)
 
 
-def _pump(kind: type[ReferencePump], memory: int, length: int, bell: socket.socket, path: str) -> tuple[int, int, int]:
+def _pump(
+    kind: type[ReferencePump], memory: int, length: int, bell: socket.socket, backend: Backend
+) -> tuple[int, int, int]:
     bell.setblocking(False)
-    backend = open_backend(path)
     channel = Channel(memory, length, bell.fileno())
     pump = kind("bench", channel, backend, SECTOR, lambda sense: Reply(Status.CHECK_CONDITION, sense.fixed()))
     pump.shape(Shape(SECTOR, FILE // SECTOR, True))
@@ -184,6 +196,8 @@ def measure(directory: Path, seconds: float = 3.0, rounds: int = 3) -> list[Resu
     with storage(directory) as path:
         for load in LOADS:
             for handler in HANDLERS:
+                if handler.endswith(BACK) and load.reads == 100:
+                    continue
                 tried = [run(handler, load, path, seconds) for _ in range(rounds)]
                 results.append(min(tried, key=lambda result: result.cpu))
     return results

@@ -78,7 +78,10 @@ class Backend(Protocol):
 
 @runtime_checkable
 class DirectBackend(Protocol):
-    """Storage that may be read and written past its methods, where these would do nothing else."""
+    """Storage that may be read and written past its methods, where these would do nothing else.
+
+    With `replay.Logged` that is so only for who has borrowed its log.
+    """
 
     @property
     def descriptor(self) -> int | None:

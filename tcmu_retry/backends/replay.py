@@ -11,9 +11,12 @@ before a newly opened backend is used.
 Changes that overlap are made one after the other, or nobody would know in which order to make them again. Making them
 again shuts everything else out: until the newest is in place, old data stands where it must not be read.
 
-The log is bounded; a write that finds it full flushes first, and fails if that fails (and is retried by policy). It
-lives in memory, shared with the next daemon (`shelf.py`): what the host's own death loses, a disk's power failure would
-have lost too.
+The log is bounded; a write that finds it full flushes first, and fails if that fails (and is retried by policy); who
+finds it full meanwhile waits for that flush. It lives in memory, shared with the next daemon (`shelf.py`): what the
+host's own death loses, a disk's power failure would have lost too.
+
+While nothing is wrong the native pump borrows it (`lend`) and writes the shelf's records itself. All other use waits
+until it is given back, with what runs then: that keeps its ranges, and is noted as it ends (`settle`).
 """
 
 from __future__ import annotations
@@ -24,11 +27,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
-from tcmu_retry.backends.base import Backend
+from tcmu_retry.backends.base import Backend, DirectBackend
 from tcmu_retry.backends.file import ZEROS
 from tcmu_retry.backends.filters.wrapper import Wrapper
-from tcmu_retry.backends.shelf import DISCARD, WRITE, ZERO, ZERO_UNMAP, Record, Shelf
+from tcmu_retry.backends.shelf import DISCARD, WRITE, ZERO, ZERO_UNMAP, Loan, Record, Shelf
 from tcmu_retry.scsi.request import Extent
 
 RECORD = 350  # bytes of memory that a change takes beside its data: measured, CPython 3.11
@@ -65,6 +69,15 @@ class _Change:
                 _write_all(backend, offset, ZEROS[: extent.end - offset])
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """I/O that was started while the log was lent, and has not ended. extent: what it writes; upto: what it flushes."""
+
+    backend: Backend
+    extent: Extent | None = None
+    upto: int | None = None
+
+
 class ReplayLog:
     """The changes of one LUN since the last good flush; it outlives the backends that it is laid over."""
 
@@ -85,8 +98,11 @@ class ReplayLog:
         self._sure: Backend | None = None  # has all changes, flushed or not, as far as errors tell
         self._free = threading.Condition()
         self._flushing = threading.Lock()
+        self._refusals = 0  # flushes of a full log that failed
+        self._refusal = 0  # the last one's errno
+        self._borrowed: Callable[[], None] | None = None  # asks for it
         for record in left:
-            self._keep(record.kind, Extent(record.offset, record.length), record.data)
+            self._keep_record(record)
 
     def over(self, backend: Backend) -> Backend:
         """A write-back backend over a newly opened one. Makes the changes again; blocks. Raises OSError.
@@ -94,17 +110,27 @@ class ReplayLog:
         Nobody else uses the log meanwhile, unless this takes too long and its result is dropped.
         """
         with self._free:
+            self._wait()
             changes = list(self._changes.values())
         self._make(changes, backend)
-        return _Logged(self, backend)
+        return Logged(self, backend)
 
     def __len__(self) -> int:
-        return len(self._changes)
+        with self._free:
+            self._wait()
+            return len(self._changes)
 
     @property
     def weight(self) -> int:
         """Bytes of memory."""
         return self._weight
+
+    def _wait(self, until: Callable[[], bool] = lambda: True) -> None:
+        """Within `_free`, until it is ours and more."""
+        while self._borrowed is not None or not until():
+            if self._borrowed is not None:
+                self._borrowed()
+            self._free.wait()
 
     # ---- for the backend laid over
 
@@ -112,24 +138,27 @@ class ReplayLog:
     def shared(self) -> Iterator[None]:
         """I/O that may run beside other I/O."""
         with self._free:
-            self._free.wait_for(lambda: not self._alone)
+            self._wait(lambda: not self._alone)
             self._users += 1
         try:
             yield
         except OSError as error:
-            if error.errno != errno.EOPNOTSUPP:
-                self._sure = None
+            self._doubt(error.errno)
             raise
         finally:
             with self._free:
                 self._users -= 1
                 self._free.notify_all()
 
+    def _doubt(self, code: int | None) -> None:
+        if code != errno.EOPNOTSUPP:
+            self._sure = None
+
     @contextlib.contextmanager
     def changing(self, extent: Extent) -> Iterator[None]:
         """A change, alone in its range."""
         with self._free:
-            self._free.wait_for(lambda: not self._alone and not any(map(extent.overlaps, self._busy)))
+            self._wait(lambda: not self._alone and not any(map(extent.overlaps, self._busy)))
             self._busy.append(extent)
         try:
             with self.shared():
@@ -142,11 +171,21 @@ class ReplayLog:
     def note(self, kind: int, extent: Extent, pieces: Sequence[memoryview]) -> None:
         """The storage took a change; within `changing`."""
         with self._free:
-            kept = self._shelf.put(kind, extent.offset, extent.length, pieces) if self._shelf is not None else None
-            self._keep(kind, extent, b"".join(pieces) if kept is None else kept)
+            self._note(kind, extent, pieces)
 
-    def _keep(self, kind: int, extent: Extent, data: bytes | memoryview) -> None:
-        self._number += 1
+    def _note(self, kind: int, extent: Extent, pieces: Sequence[memoryview]) -> None:
+        kept = self._shelf.put(kind, extent.offset, extent.length, pieces) if self._shelf is not None else None
+        if self._shelf is not None and kept is not None:
+            self._keep(kind, extent, kept, self._shelf.number)
+        else:
+            self._keep(kind, extent, b"".join(pieces), self._number + 1)
+
+    def _keep_record(self, record: Record) -> None:
+        self._keep(record.kind, Extent(record.offset, record.length), record.data, record.number)
+
+    def _keep(self, kind: int, extent: Extent, data: bytes | memoryview, number: int) -> None:
+        """number: on the shelf, if it is there; they only grow until all is flushed."""
+        self._number = number
         self._forget((extent.offset, extent.length))
         change = _Change(kind, extent, data, self._number)
         self._changes[extent.offset, extent.length] = change
@@ -155,34 +194,55 @@ class ReplayLog:
     def flush(self, backend: Backend) -> None:
         """Flush, after making the changes again where there was an error since the last good flush. Raises OSError."""
         with self._flushing:
-            if self._lost:
-                self._lost = False
-                raise OSError(errno.EREMOTEIO, "what was written before the daemon's end may be lost")
-            if self._sure is not backend:
-                self.make_again(backend)
+            self._flush(backend)
+
+    def _flush(self, backend: Backend) -> None:
+        if self._lost:
+            self._lost = False
+            raise OSError(errno.EREMOTEIO, "what was written before the daemon's end may be lost")
+        if self._sure is not backend:
+            self.make_again(backend)
+        with self.shared():
             with self._free:
                 upto, shelved = self._number, self._shelf.number if self._shelf is not None else 0
-            with self.shared():
-                backend.flush()
-            with self._free:
-                if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
-                    raise OSError(errno.EIO, os.strerror(errno.EIO))
-                for key in [key for key, change in self._changes.items() if change.number <= upto]:
-                    self._forget(key)
-                if self._shelf is not None:
-                    self._shelf.flushed(shelved)
-                    if not self._changes:
-                        self._shelf.complete()
+            backend.flush()
+        with self._free:
+            self._flushed(backend, upto, shelved)
+
+    def _flushed(self, backend: Backend, upto: int, shelved: int) -> None:
+        """Raises OSError where that flush proves nothing."""
+        if self._sure is not backend:  # an error beside the flush: the cache may have been lost before it
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        self._forget_upto(upto)
+        if self._shelf is not None:
+            self._shelf.flushed(shelved)
+            if not self._changes:
+                self._shelf.complete()
+
+    def _is_full(self) -> bool:
+        return self._weight > self._limit or (self._shelf is not None and self._shelf.used > self._limit)
 
     def make_room(self, backend: Backend) -> None:
-        """Flush if the log is full. Raises OSError."""
-        if self._weight > self._limit or (self._shelf is not None and self._shelf.used > self._limit):
-            self.flush(backend)
+        """Flush if the log is full, once for all who find it so. Raises OSError."""
+        refusals = self._refusals
+        if not self._is_full():
+            return
+        with self._flushing:
+            if self._refusals != refusals:  # the flush that we waited for
+                raise OSError(self._refusal, os.strerror(self._refusal))
+            if not self._is_full():
+                return
+            try:
+                self._flush(backend)
+            except OSError as error:
+                self._refusals += 1
+                self._refusal = error.errno or errno.EIO
+                raise
 
     def make_again(self, backend: Backend) -> None:
         """All changes in their order, with everything else shut out. Raises OSError."""
         with self._free:
-            self._free.wait_for(lambda: not self._alone)
+            self._wait(lambda: not self._alone)
             self._alone = True
             self._free.wait_for(lambda: not self._users)
             changes = list(self._changes.values())
@@ -198,13 +258,79 @@ class ReplayLog:
             change.again(backend)
         self._sure = backend
 
+    def _forget_upto(self, number: int) -> None:
+        for key in [*takewhile(lambda key: self._changes[key].number <= number, self._changes)]:
+            self._forget(key)
+
     def _forget(self, key: tuple[int, int]) -> None:
         change = self._changes.pop(key, None)
         if change is not None:
             self._weight -= change.weight
 
+    # ---- for who borrows it; no call waits
 
-class _Logged(Wrapper):
+    def lend(self, backend: Backend, largest: int, ask: Callable[[], None]) -> tuple[Loan, int] | None:
+        """The shelf, and bytes of memory that the log may take. None: not now, something is wrong or going on.
+
+        largest: bytes of one change. ask: called, from any thread, where somebody else needs it; `give_back` follows.
+        """
+        with self._free:
+            shelf = self._shelf
+            if (
+                shelf is None
+                or shelf.lost
+                or self._lost
+                or self._sure is not backend
+                or self._borrowed is not None
+                or self._alone
+                or self._users
+                or self._flushing.locked()
+            ):
+                return None
+            self._borrowed = ask
+            # Records are not divided: what the end is too short for goes to the beginning.
+            return shelf.lend(), min(self._limit, shelf.capacity - 2 * (largest + RECORD))
+
+    def give_back(self, running: Iterable[Claim]) -> None:
+        """`running` keeps its ranges, and all out who must be alone, until it is settled."""
+        with self._free:
+            assert self._shelf is not None
+            self._borrowed = None
+            flushed, records = self._shelf.reread()
+            self._forget_upto(flushed)
+            for record in records:
+                self._keep_record(record)
+            for claim in running:
+                self._users += 1
+                if claim.extent is not None:
+                    self._busy.append(claim.extent)
+            self._free.notify_all()
+
+    def settle(self, claim: Claim, error: int | None, pieces: Sequence[memoryview] = ()) -> int:
+        """It ended. error: 0 where it did all, None where less. pieces: what it wrote. The errno that it ends with."""
+        with self._free:
+            if error:
+                self._doubt(error)
+            elif error is not None and claim.extent is not None:
+                self._note(WRITE, claim.extent, pieces)
+            elif error is not None and claim.upto is not None:
+                try:
+                    self._flushed(claim.backend, claim.upto, claim.upto)
+                except OSError as failure:
+                    error = failure.errno
+            self._users -= 1
+            if claim.extent is not None:
+                self._busy.remove(claim.extent)
+            self._free.notify_all()
+        return error or 0
+
+    def doubt(self, code: int) -> None:
+        """A flush failed that nobody had asked for."""
+        with self._free:
+            self._doubt(code)
+
+
+class Logged(Wrapper):
     """A backend whose changes are logged."""
 
     def __init__(self, log: ReplayLog, below: Backend) -> None:
@@ -214,6 +340,29 @@ class _Logged(Wrapper):
     @property
     def write_back(self) -> bool:
         return True
+
+    @property
+    def descriptor(self) -> int | None:
+        """For who has borrowed the log."""
+        return self._below.descriptor if isinstance(self._below, DirectBackend) else None
+
+    def meaning(self, code: int) -> int:
+        return self._below.meaning(code) if isinstance(self._below, DirectBackend) else code
+
+    def lend(self, largest: int, ask: Callable[[], None]) -> tuple[Loan, int] | None:
+        return self._log.lend(self._below, largest, ask)
+
+    def claim(self, extent: Extent | None, upto: int | None) -> Claim:
+        return Claim(self._below, extent, upto)
+
+    def give_back(self, running: Iterable[Claim]) -> None:
+        self._log.give_back(running)
+
+    def settle(self, claim: Claim, error: int | None, pieces: Sequence[memoryview] = ()) -> int:
+        return self._log.settle(claim, error, pieces)
+
+    def doubt(self, code: int) -> None:
+        self._log.doubt(code)
 
     def read(self, offset: int, buffers: Sequence[memoryview]) -> int:
         with self._log.shared():

@@ -50,6 +50,19 @@ class Record:
     data: memoryview
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Where somebody else goes on with it, in the same format. start, next: places; file: to reserve memory with."""
+
+    memory: memoryview
+    file: int
+    room: int
+    start: int
+    next: int
+    number: int
+    flushed: int
+
+
 class Shelf:
     """One LUN's. Calls must come one at a time."""
 
@@ -69,7 +82,7 @@ class Shelf:
         self._room = _RECORDS  # bytes that have memory
         self._next = _RECORDS
         self._number = 0
-        self._live: dict[int, int] = {}  # place by number
+        self._live: dict[int, int] = {}  # place by number, oldest first
 
     def begin(self, lost: bool = False) -> None:
         """The file is new. lost: what is not flushed is not here. Raises OSError where there is no memory."""
@@ -91,14 +104,35 @@ class Shelf:
             raise ShelfError("its log is of another device")
         if self._get(_LOST):
             raise ShelfError("its log was not complete")
-        found = list(self._walk())
-        self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
+        found = list(self._walk(self._get(_START)))
+        self._take_up()
         return found
 
-    def _walk(self) -> Iterator[Record]:
-        flushed, place = self._get(_FLUSHED), self._get(_START)
-        self._number = flushed
-        expected = None
+    def lend(self) -> Loan:
+        """All of it, to somebody else who writes records and what was flushed; until `reread`."""
+        live = next(iter(self._live), self._number + 1)
+        start = self._live.get(live, self._next)
+        return Loan(self._memory, self._fd, self._room, start, self._next, self._number, live - 1)
+
+    def reread(self) -> tuple[int, list[Record]]:
+        """The last record that is flushed, and those that came since it was lent and are not."""
+        flushed, known = self._get(_FLUSHED), self._number
+        for old in [each for each in self._live if each <= flushed]:
+            del self._live[old]
+        found = list(self._walk(self._next if flushed <= known else self._get(_START), known))
+        self._take_up()
+        return flushed, found
+
+    def _take_up(self) -> None:
+        # Whoever wrote it may have been killed before it moved on; what it had flushed is room from now on.
+        self._put(_START, self._first if self._live else self._next)
+        self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
+
+    def _walk(self, place: int, known: int = 0) -> Iterator[Record]:
+        """What is not flushed, from a place on. known: the number before it, if that is known."""
+        flushed = self._get(_FLUSHED)
+        self._number = max(flushed, known)
+        expected = known + 1 if flushed <= known and known else None
         while _RECORDS <= place <= self._size - _HEAD.size:
             number, offset, length, kind, size = _HEAD.unpack_from(self._memory, place)
             if number == 0 or expected not in (None, number) or kind > _WRAP or place + _HEAD.size + size > self._size:
@@ -122,6 +156,11 @@ class Shelf:
         return self._number
 
     @property
+    def capacity(self) -> int:
+        """Bytes for records."""
+        return self._size - _RECORDS
+
+    @property
     def used(self) -> int:
         """Bytes from the first record that is not flushed to the last."""
         if not self._live:
@@ -130,7 +169,7 @@ class Shelf:
 
     @property
     def _first(self) -> int:
-        return self._live[min(self._live)]
+        return next(iter(self._live.values()))
 
     def put(self, kind: int, offset: int, length: int, pieces: Sequence[memoryview]) -> memoryview | None:
         """Note a change; the data as it is kept. None: there is no room, or there was none before."""
@@ -172,6 +211,8 @@ class Shelf:
 
     def flushed(self, number: int) -> None:
         """Everything up to this number is durable."""
+        if number <= self._get(_FLUSHED):
+            return
         self._put(_FLUSHED, number)
         for old in [each for each in self._live if each <= number]:
             del self._live[old]

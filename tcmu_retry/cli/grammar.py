@@ -85,10 +85,12 @@ def build() -> Parser:
         change.add_argument("settings", metavar="KEY=VALUE", nargs="+", help="settings as in `policy show`"), _keys
     )
     change.add_argument("--dry-run", action="store_true", help="only show what it would be")
-    change.add_argument("--persist", action="store_true", help="keep these changes over restarts of the daemon")
+    change.add_argument(
+        "--persist", action="store_true", help="keep these changes when the daemon stops and over a reboot"
+    )
     change.add_argument("--if-generation", type=int, metavar="N", help="refuse if it was changed since")
     reset = _named(_verb(policy, "reset", policies.reset, "back to the policy as it is configured"))
-    reset.add_argument("--persist", action="store_true", help="also drop what was kept over restarts")
+    reset.add_argument("--persist", action="store_true", help="also drop what was persisted")
     string = _verb(policy, "check", policies.check, "check a configuration string")
     string.add_argument("config", metavar="CONFIG", help="as behind `export NAME`")
 

@@ -41,6 +41,7 @@ from tcmu_retry.daemon.sharing import Sharing
 from tcmu_retry.daemon.storage import Place, Storage
 from tcmu_retry.daemon.tuning import Tuning
 from tcmu_retry.daemon.windows import LOOK_SECONDS
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.pump.base import Command, Pump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.disk import Disk
@@ -73,12 +74,14 @@ class Device:
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
         replay: ReplayLog | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         """disk: makes the disk, told whether the storage can discard. open_storage: as `Place.open`.
 
         lost: the kernel has no such LUN any more, and did not say so.
 
-        kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`.
+        kept, keep: the policy's changes that outlive the daemon, see `Tuning`. replay: as for `Storage`. wishes: what a
+        former daemon was asked.
         """
         self.lun = lun
         self.config = config
@@ -92,7 +95,8 @@ class Device:
         self._changed_due = False
         place = Place(lun.config, config, open_storage, memory)
         self._storage = Storage(lambda: self.lun, place, self._emit_for_all, replay)
-        self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy)
+        self._wishes = wishes or Wishes()
+        self._tuning = Tuning(lun.name, config.policy, kept, keep, self._apply_policy, self._wishes)
         self._engine = Engine(self.policy, config.budgets, random.random)
         self._engine.set_initiator(config.initiator)
         self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
@@ -152,9 +156,10 @@ class Device:
         except BaseException:
             await offload(backend.close)
             raise
-        if lost:
+        if lost or self._wishes.hold:
             self._commands.shut_gate()
         self._commands.start()
+        self._hold_on()
         self._say_handed_over()
         self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
         self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
@@ -206,6 +211,7 @@ class Device:
 
     async def detach(self) -> None:
         """Give the ring back to the kernel. Commands not fetched yet stay there for the next daemon."""
+        self._wishes.drop()
         await self._detach(flush=True)
 
     async def hand_over(self) -> None:
@@ -540,8 +546,15 @@ class Device:
         self._commands.act(actions)
         return len({action.token for action in actions if isinstance(action, Dispatch | Complete)})
 
+    def _hold_on(self) -> None:
+        """As long as a former daemon was to."""
+        if self._wishes.hold:
+            until = self._wishes.until
+            self.hold(self._wishes.hold, None if until is None else max(until - time.monotonic(), 0.0))
+
     def hold(self, reason: str, expires_in: float | None = None) -> None:
         self.hold_reason = reason or "held by an operator"
+        self._wishes.set_hold(self.hold_reason, None if expires_in is None else time.monotonic() + expires_in)
         self._commands.close_gate()
         self._commands.act(self._engine.hold(time.monotonic(), self.hold_reason))
         if self._expiry is not None:
@@ -558,6 +571,7 @@ class Device:
 
     def _end_hold(self) -> None:
         self.hold_reason = ""
+        self._wishes.set_hold("")
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

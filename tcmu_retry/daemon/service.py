@@ -40,6 +40,7 @@ from tcmu_retry.daemon.uevents import Uevents
 from tcmu_retry.daemon.unfreeze import end_waits
 from tcmu_retry.daemon.watchers import Watchers
 from tcmu_retry.daemon.windows import watch_windows
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.base import Door
@@ -331,7 +332,8 @@ class Service:
                     loop.call_soon_threadsafe(self._not_taken_up, uio.name, count, reason)
 
             replay = await offload(takeover.open_log, uio, fresh) if config.cache == "writeback" else None
-            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay)
+            wishes = await offload(takeover.open_wishes, uio, fresh)
+            await self.serve(lun, config, KernelDoor(uio, fresh, unproven), fresh, replay, wishes)
         finally:
             self._attaching.discard(uio.uio)
         return proven
@@ -348,6 +350,7 @@ class Service:
         door: Door,
         fresh: bool,
         replay: ReplayLog | None = None,
+        wishes: Wishes | None = None,
     ) -> None:
         """Begin to serve a LUN. Raises as `Device.attach` does."""
         device = Device(
@@ -362,6 +365,7 @@ class Service:
             await offload(self._keep.load, lun.name, config.path),
             partial(self._keep.save, lun.name, config.path),
             replay,
+            wishes,
         )
         await device.attach(door, fresh)
         self._devices[lun.uio] = device

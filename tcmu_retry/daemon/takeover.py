@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.backends.shelf import Shelf, ShelfError
 from tcmu_retry.daemon.storage import REPLAY_BYTES
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.tcmu import configfs
 from tcmu_retry.tcmu.journal import Journal, JournalError
-from tcmu_retry.tcmu.own import DIRECTORY, drop_own, open_own
+from tcmu_retry.tcmu.own import DIRECTORY, drop_own, open_own, read_own, write_own
 from tcmu_retry.tcmu.ring import extent
 from tcmu_retry.tcmu.uio import SYS, UioChannel, UioDevice
 
@@ -60,6 +62,20 @@ def open_log(uio: UioDevice, fresh: bool) -> ReplayLog:
     return ReplayLog(REPLAY_BYTES, shelf, lost=not fresh)
 
 
+def open_wishes(uio: UioDevice, fresh: bool) -> Wishes:
+    """What people asked of a LUN, of a former daemon. Blocking."""
+    name = f"{uio.uio}.wishes"
+    wishes = Wishes(partial(write_own, name), _identity(uio))
+    try:
+        if fresh:
+            drop_own(name)
+        else:
+            wishes.load(read_own(name))
+    except OSError as error:
+        log.warning("LUN %s: what people asked of it cannot be had: %s", uio.name, error)
+    return wishes
+
+
 def forget(uio: UioDevice, gone: bool = False) -> None:
     """Blocking. The ring is gone, or was reset by others: what was noted of it holds no more.
 
@@ -69,6 +85,7 @@ def forget(uio: UioDevice, gone: bool = False) -> None:
         drop_own(uio.uio)
         if gone:
             drop_own(f"{uio.uio}.replay")
+            drop_own(f"{uio.uio}.wishes")
 
 
 def _take_up(uio: UioDevice, channel: UioChannel, fresh: bool, unproven: Callable[[int, str], None]) -> Journal | None:

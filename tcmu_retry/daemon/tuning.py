@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from tcmu_retry.core.policy import Policy, PolicyError, change, flatten, touched
 from tcmu_retry.daemon.api import ApiError, PolicyOptions
 from tcmu_retry.daemon.offload import offload
+from tcmu_retry.daemon.wishes import Wishes
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +24,23 @@ class Tuning:
         kept: Mapping[str, str],
         keep: Callable[[Mapping[str, str]], None],
         apply: Callable[[Policy], None],
+        wishes: Wishes,
     ) -> None:
-        """keep: stores what is to outlive the daemon; may block, raises OSError. apply: makes a policy count."""
+        """keep: stores what is to outlive the daemon; may block, raises OSError. apply: makes a policy count.
+
+        wishes: what a former daemon was asked and its end was not to take back.
+        """
         self.generation = 1
         self.lock = asyncio.Lock()
         self._name = name
         self._configured = configured
         self._kept = dict(kept)
-        self._changed = dict(kept)
+        self._wishes = wishes
+        self._changed = {**kept, **wishes.policy}
         self._keep = keep
         self._apply = apply
         try:
-            self.policy = change(configured, kept)
+            self.policy = change(configured, self._changed)
         except PolicyError as error:
             log.error("LUN %s: what was kept of its policy's changes is left out: %s", name, error)
             self.policy, self._changed = configured, {}
@@ -73,6 +79,7 @@ class Tuning:
                     ) from error
                 self._kept = kept
             self._changed = new if options.reset else {**self._changed, **new}
+            self._wishes.set_policy(self._changed)
             self._use(policy)
             return policy
 

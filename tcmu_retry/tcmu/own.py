@@ -31,6 +31,21 @@ def open_own(name: str, directory: Path = DIRECTORY) -> int:
     return fd
 
 
+def write_own(name: str, data: bytes, directory: Path = DIRECTORY) -> None:
+    """What is read there is all of this, or all of what was there before. Raises OSError."""
+    new = f"{name}.new"
+    drop_own(new, directory)
+    with os.fdopen(open_own(new, directory), "wb") as file:
+        file.write(data)
+    (directory / new).replace(directory / name)
+
+
+def read_own(name: str, directory: Path = DIRECTORY) -> bytes:
+    """b"" where there is none. Raises OSError."""
+    with os.fdopen(open_own(name, directory), "rb") as file:
+        return file.read()
+
+
 def drop_own(name: str, directory: Path = DIRECTORY) -> None:
     """Nobody may believe it any more. Raises OSError."""
     with contextlib.suppress(FileNotFoundError):

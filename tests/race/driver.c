@@ -3,7 +3,9 @@
  * one that rouses it and reads its counters, as the daemon's main loop does. bench/kernel.c is the simulated kernel,
  * compiled with another name for its `main`.
  *
- * usage: driver SECONDS          Status 0 if commands were answered; a race is ThreadSanitizer's status.
+ * With `writeback` the loop keeps a replay log, and gets a new one when it wants to be rid of a write.
+ *
+ * usage: driver SECONDS [writeback]          Status 0 if commands were answered; a race is ThreadSanitizer's status.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -23,6 +25,7 @@ enum { MAILBOX = 128, DATA = 8 << 20, DEPTH = 32, BYTES = 4096, BLOCKS = 2048 };
 int kernel_main(int count, char **arguments);
 
 static struct loop loop;
+static struct shelf shelf = {.size = 24 << 20, .start = 4096, .next = 4096, .limit = 16 << 20};
 static char words[8][16];
 
 static void *run_kernel(void *unused)
@@ -40,9 +43,11 @@ static void *run_loop(void *over)
     int why;
     if (loop_enable(&loop))
         abort();
-    do
+    do {
         why = loop_run(&loop);
-    while (why == LOOP_ROUSED && !atomic_load((atomic_int *)over));
+        if (shelf.memory && (why == LOOP_ENTRY || loop.hold) && !(loop.hold = loop.out))
+            loop_lend(&loop, &shelf);
+    } while ((why == LOOP_ROUSED || (shelf.memory && why == LOOP_ENTRY)) && !atomic_load((atomic_int *)over));
     loop_linger(&loop);
     if (why < 0 || why == LOOP_BROKEN || why == LOOP_ENDED)
         fprintf(stderr, "the loop came back with %d\n", why);
@@ -57,7 +62,7 @@ int main(int count, char **arguments)
     int sockets[2], memory, file;
     uint8_t *map;
 
-    if (count != 2)
+    if (count < 2)
         return 2;
     memory = memfd_create("tcmu", 0);
     file = memfd_create("storage", 0);
@@ -77,6 +82,15 @@ int main(int count, char **arguments)
     loop.disk = (struct plain_disk){.block_size = 512, .blocks = BLOCKS, .maximum = 1 << 20, .writable = true};
     if (loop_init(&loop, 256))
         return 1;
+    if (count > 2) {
+        shelf.file = memfd_create("shelf", 0);
+        if (ftruncate(shelf.file, (off_t)shelf.size))
+            return 1;
+        shelf.memory = mmap(NULL, shelf.size, PROT_READ | PROT_WRITE, MAP_SHARED, shelf.file, 0);
+        if (shelf.memory == MAP_FAILED)
+            return 1;
+        loop_lend(&loop, &shelf);
+    }
     snprintf(words[0], 16, "kernel");
     snprintf(words[1], 16, "%d", memory);
     snprintf(words[2], 16, "%d", sockets[1]);

@@ -24,6 +24,8 @@ PACKAGES = {
     "open-iscsi": "open-iscsi",
     "multipath-tools": "multipath-tools",
     "fio": "fio",
+    "stress-ng": "stress-ng",
+    "dbench": "dbench",
     "nfs-kernel-server": "nfs-kernel-server",
 }
 

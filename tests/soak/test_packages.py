@@ -30,6 +30,7 @@ from tests.vm.systemd import SystemdGuest
 VERSION = "busctl get-property org.tcmu.Retry1 /org/tcmu/Retry1/manager org.tcmu.Retry1.Manager Version"
 OLD, NEW = "0.1.0", "0.1.1"
 DIST = ROOT / "build/dist"
+PACKED = ("tcmu_retry", "targetcli-plugin", "packaging", "meson.build", "pyproject.toml")
 # This machine's rule that packages start nothing is not the guest's; mandb is left out, it reads every page there is.
 # Where the guest is emulated a daemon has taken more than a minute to start; QEMU sends BUSY again for less than that.
 # apt has one source, without a signature: a directory that the test puts packages into.
@@ -56,9 +57,13 @@ OTHERS = re.compile(
 
 
 def build(version: str) -> list[Path]:
-    """The packages of a version."""
-    subprocess.run([ROOT / "packaging/build.sh", sys.executable, version, "deb"], check=True)
-    return [DIST / f"tcmu-retry_{version}_amd64.deb", DIST / f"targetcli-retry_{version}_all.deb"]
+    """The packages of a version; made anew if a source is younger."""
+    packages = [DIST / f"tcmu-retry_{version}_amd64.deb", DIST / f"targetcli-retry_{version}_all.deb"]
+    sources = subprocess.run(["git", "ls-files", *PACKED], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    changed = max((ROOT / source).stat().st_mtime for source in sources.splitlines())
+    if not all(package.exists() and package.stat().st_mtime > changed for package in packages):
+        subprocess.run([ROOT / "packaging/build.sh", sys.executable, version, "deb"], check=True)
+    return packages
 
 
 def offer(guest: SystemdGuest, packages: list[Path]) -> None:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+import pytest
+
+TRACEME, SINGLESTEP = 0, 9
 
 
 class Killed(BaseException):
@@ -32,3 +39,31 @@ def killed_at(step: int, files: set[str]) -> Iterator[list[int]]:
         yield lines
     finally:
         sys.settrace(before)
+
+
+def stepped(story: Callable[[Callable[[], None]], None], most: int) -> int:
+    """Runs it in a process of its own that is killed so many instructions after its call; how many it came to."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def begin() -> None:
+        libc.ptrace(TRACEME, 0, 0, 0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    child = os.fork()
+    if not child:
+        try:
+            story(begin)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    steps = 0
+    while steps < most:
+        if libc.ptrace(SINGLESTEP, child, 0, 0):
+            pytest.skip("nothing may be traced here")
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            return steps
+        steps += 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return steps

@@ -17,6 +17,7 @@ EARLY = 5  # each so many kills one comes before its daemon serves
 class Killed:
     """What there was to see of a LUN."""
 
+    kills: int
     adopted: int  # commands that went on
     failed: int  # of them, held ones
     again: int  # unflushed changes that were made again
@@ -24,10 +25,10 @@ class Killed:
     written: int  # MiB
 
 
-def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int) -> list[Killed]:
+def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int, seconds: float = 3000) -> list[Killed]:
     """Of each LUN in turn: a kill in an outage of errors, one in an outage that hangs, one in none, and so on.
 
-    Raises AssertionError for anything an initiator could see.
+    seconds: no kill after that. Raises AssertionError for anything an initiator could see.
     """
     chance = random.Random(seed)
     before = lab.runs
@@ -37,7 +38,9 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int) -> list[Ki
     for lun in luns:
         lab.guest.start(_fio(lun, seed), logs[lun.name])
     eventually(lambda: all(_written(lab, lun) > already[lun.name] + 50 for lun in luns), START, "fio writes")
-    for number in range(kills):
+    until = time.monotonic() + seconds
+    number = 0
+    while number < kills and time.monotonic() < until:
         outages = {lun.name: OUTAGES[(number + place) % len(OUTAGES)] for place, lun in enumerate(luns)}
         early = number % EARLY == EARLY - 1
         if not early:
@@ -56,12 +59,13 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int) -> list[Ki
             assert lab.ended(logs[lun.name]) is None, (
                 f"{lun.name} after {number} kills: {lab.log(logs[lun.name])[-3000:]}"
             )
-        print(f"{time.strftime('%T')} kill {number + 1}", *outages.values(), "early" if early else "", flush=True)  # noqa: T201
+        number += 1
+        print(f"{time.strftime('%T')} kill {number}", *outages.values(), "early" if early else "", flush=True)  # noqa: T201
+        if number % EARLY == 0:
+            _look(lab)
     eventually(lambda: not any(lun.status()["held"] for lun in luns), START, "nothing held")
     lab.guest.run("pkill -INT -x fio; true")
-    kernel = lab.guest.run("dmesg").out
-    assert "ring is broken" not in kernel, kernel[-3000:]
-    assert not re.search("I/O error|timing out command|conn error|abort", kernel), kernel[-3000:]
+    _look(lab)
     for lun in luns:
         assert lab.wait_end(logs[lun.name], START) == 128, lab.log(logs[lun.name])[-3000:]  # what fio says of SIGINT
         result = lab.log(logs[lun.name])
@@ -69,7 +73,14 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int) -> list[Ki
         assert "verify:" not in result, result[-3000:]
     said = "".join(lab.log(f"retryd-{number}.log") for number in range(before, lab.runs + 1))
     assert "Traceback" not in said, said[-6000:]
-    return [_seen(lun.name, said, (_written(lab, lun) - already[lun.name]) >> 11) for lun in luns]
+    return [_seen(lun.name, number, said, (_written(lab, lun) - already[lun.name]) >> 11) for lun in luns]
+
+
+def _look(lab: Lab) -> None:
+    """Nobody has noticed anything so far."""
+    kernel = lab.guest.run("dmesg").out
+    assert "ring is broken" not in kernel, kernel[-3000:]
+    assert not re.search("I/O error|timing out command|conn error|abort", kernel), kernel[-3000:]
 
 
 def _written(lab: Lab, lun: Lun) -> int:
@@ -85,10 +96,11 @@ def _fio(lun: Lun, seed: int) -> str:
     )
 
 
-def _seen(name: str, said: str, written: int) -> Killed:
+def _seen(name: str, kills: int, said: str, written: int) -> Killed:
     adopted = re.findall(rf"{name}: (\d+) commands of a former daemon go on, (\d+) of them held", said)
     again = re.findall(rf"LUN {name}: (\d+) changes that a former daemon had not flushed", said)
     return Killed(
+        kills,
         sum(int(count) for count, _ in adopted),
         sum(int(failed) for _, failed in adopted),
         sum(int(count) for count in again),

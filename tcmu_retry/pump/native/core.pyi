@@ -1,6 +1,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from tcmu_retry.backends.shelf import Loan
 from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
 
@@ -9,6 +10,7 @@ BATCH: Final[int]  # the ring has entries, and all of them are for Python
 ENTRY: Final[int]  # the ring's next entry is for Python
 ENDED: Final[int]  # I/O that failed or was handed over: `ended`
 BELL: Final[int]  # completions were written, and the doorbell is Python's
+DOUBT: Final[int]  # the log was flushed for its own sake, and that failed: `doubt`
 REMOVED: Final[int]  # the device is gone
 READ: Final[int]
 WRITE: Final[int]
@@ -36,7 +38,24 @@ class Core:
 
     def enable(self) -> None: ...
     def serve(self, storage: int, block_size: int, blocks: int, maximum: int, writable: bool) -> None:
-        """Run plain commands against this file descriptor, each write durable; -1: run none."""
+        """Run plain commands against this file descriptor, each write durable if no log was lent; -1: run none."""
+
+    def lend(self, loan: Loan, limit: int) -> None:
+        """Keep the replay log of write-back; no I/O may be out.
+
+        limit: bytes of memory; a write that would go beyond is for Python.
+        """
+
+    def take_back(self) -> None: ...
+    @property
+    def flushing(self) -> bool:
+        """The log, for its own sake; not to be lent again before that has ended."""
+
+    @property
+    def doubt(self) -> int:
+        """Why that failed, an errno."""
+
+    hold: bool  # `run` fetches nothing and comes back soon, with ROUSED at the latest
 
     def run(self) -> int:
         """Until there is something for Python; why. Without Python's lock. Raises OSError, RingError."""
@@ -54,8 +73,11 @@ class Core:
     def forget(self, number: int) -> None: ...
     def hand_over(
         self,
-    ) -> list[tuple[int, int, int, bytes, tuple[tuple[int, int], ...], float, PlainRequest]]:
-        """What runs here is completed by Python from now on: (serial, slot, id, CDB, iovs, began, request), in order.
+    ) -> list[tuple[int, int, int, bytes, tuple[tuple[int, int], ...], float, PlainRequest, int, bool]]:
+        """What runs here is completed by Python from now on, in order.
+
+        Each as (serial, slot, id, CDB, iovs, began, request, number of the log's last record when it was started,
+        whether it was not started: it waited for a write that it overlaps, and has no slot any more).
 
         They count as in flight until `handed_over`.
         """

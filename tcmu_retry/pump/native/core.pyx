@@ -102,6 +102,16 @@ cdef extern from "<stdatomic.h>" nogil:
     void atomic_store(atomic_uint_fast64_t *, uint64_t)
 
 
+cdef extern from "shelf.h" nogil:
+    cdef struct shelf:
+        uint8_t *memory
+        int file
+        uint64_t size, room, start, next, number, flushed, limit, promised
+
+    cdef struct shelf_mark:
+        uint64_t number
+
+
 cdef extern from "loop.h" nogil:
     cdef struct slot:
         atomic_uint_fast64_t serial
@@ -114,6 +124,8 @@ cdef extern from "loop.h" nogil:
         bint handed_over
         uint32_t iov_count
         iovec *iovs
+        shelf_mark mark
+        bint waits
 
     cdef struct loop:
         ring ring
@@ -121,9 +133,11 @@ cdef extern from "loop.h" nogil:
         int bell
         int wake
         int storage
-        unsigned write_flags
         plain_disk disk
         uint8_t *excluding
+        shelf shelf
+        bint hold
+        bint flushing
         uint64_t serial
         slot *ended
         int result
@@ -135,6 +149,8 @@ cdef extern from "loop.h" nogil:
     int loop_enable(loop *)
     int loop_run(loop *)
     void loop_rouse(loop *)
+    void loop_lend(loop *, const shelf *)
+    void loop_take_back(loop *)
     void loop_linger(loop *)
     void loop_free_slot(loop *, slot *)
     void loop_close(loop *)
@@ -143,15 +159,11 @@ cdef extern from "loop.h" nogil:
 
 
 cdef extern from *:
-    """
-    enum { TR_DSYNC = 0x2 }; /* RWF_DSYNC */
-    """
-    int TR_DSYNC
-    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_BROKEN, LOOP_REMOVED
+    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_DOUBT, LOOP_BROKEN, LOOP_REMOVED
 
 
 ROUSED, BATCH, ENTRY, ENDED = LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED
-BELL, REMOVED = LOOP_BELL, LOOP_REMOVED
+BELL, DOUBT, REMOVED = LOOP_BELL, LOOP_DOUBT, LOOP_REMOVED
 READ, WRITE, FLUSH = PLAIN_READ, PLAIN_WRITE, PLAIN_FLUSH
 ENTRIES = 256
 
@@ -178,6 +190,7 @@ cdef class Core:
     cdef loop _loop
     cdef Py_buffer _view
     cdef Py_buffer _journal_view
+    cdef Py_buffer _shelf_view
     cdef object _journal
     cdef bint _viewed
     cdef bint _prepared
@@ -262,6 +275,7 @@ cdef class Core:
 
     def close(self):
         """I/O may be out only if the process ends."""
+        self.take_back()
         if self._prepared:
             self._prepared = False
             loop_close(&self._loop)
@@ -294,11 +308,40 @@ cdef class Core:
 
     def serve(self, int storage, uint32_t block_size, uint64_t blocks, uint32_t maximum, bint writable):
         self._loop.storage = storage
-        self._loop.write_flags = TR_DSYNC
         self._loop.disk.block_size = block_size
         self._loop.disk.blocks = blocks
         self._loop.disk.maximum = maximum
         self._loop.disk.writable = writable
+
+    def lend(self, loan, uint64_t limit):
+        cdef shelf shelf
+        PyObject_GetBuffer(loan.memory, &self._shelf_view, PyBUF_WRITABLE)
+        shelf.memory = <uint8_t *>self._shelf_view.buf
+        shelf.size = self._shelf_view.len
+        shelf.file, shelf.room, shelf.start, shelf.next = loan.file, loan.room, loan.start, loan.next
+        shelf.number, shelf.flushed, shelf.limit, shelf.promised = loan.number, loan.flushed, limit, 0
+        loop_lend(&self._loop, &shelf)
+
+    def take_back(self):
+        if self._loop.shelf.memory != NULL:
+            loop_take_back(&self._loop)
+            PyBuffer_Release(&self._shelf_view)
+
+    @property
+    def flushing(self):
+        return self._loop.flushing
+
+    @property
+    def doubt(self):
+        return -self._loop.result
+
+    @property
+    def hold(self):
+        return self._loop.hold
+
+    @hold.setter
+    def hold(self, bint value):
+        self._loop.hold = value
 
     def run(self):
         cdef int why
@@ -340,7 +383,9 @@ cdef class Core:
             )
             cdb = PyBytes_FromStringAndSize(<const char *>slot.cdb, slot.cdb_length)
             request = (<int>slot.request.op, slot.request.offset, slot.request.length, bool(slot.request.fua))
-            found.append((serial, slot.number, slot.id, cdb, iovs, slot.began, request))
+            found.append((serial, slot.number, slot.id, cdb, iovs, slot.began, request, slot.mark.number, bool(slot.waits)))
+            if slot.waits:
+                loop_free_slot(&self._loop, slot)
         found.sort()
         return found
 

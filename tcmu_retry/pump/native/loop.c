@@ -15,6 +15,11 @@
  * once, before it fetches again; Python closes the gate and takes over (`handed_over`) what is running: completed by
  * Python from then on, even if it succeeds.
  *
+ * Write-back: while the replay log is lent (shelf.c), a write is put there before its completion, a flush passes over
+ * what stood there when it was started, and writes are not durable by themselves. A write that overlaps an earlier one
+ * waits for it. One that finds no room is Python's, and with it, until it is lent again, the log and all that runs. Half
+ * full, it is flushed.
+ *
  * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
  * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
  * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
@@ -41,7 +46,7 @@
 #include <unistd.h>
 
 enum { IOVS_AT_ONCE = 1024 };
-static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3;
+static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3, FLUSH = UINT64_MAX - 4;
 static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
 enum { VAIN_MOST = 1024 };
 
@@ -118,11 +123,111 @@ void loop_free_slot(struct loop *loop, struct slot *slot)
 
 /* ---- from the ring to the storage */
 
+static void launch(struct loop *loop, struct io_uring_sqe *sqe, struct slot *slot)
+{
+    const struct plain_request *request = &slot->request;
+
+    if (request->op == PLAIN_FLUSH) {
+        io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
+    } else if (request->op == PLAIN_READ) {
+        if (slot->iov_count == 1)
+            io_uring_prep_read(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request->offset);
+        else
+            io_uring_prep_readv(sqe, loop->storage, slot->iovs, slot->iov_count, request->offset);
+    } else {
+        if (slot->iov_count == 1)
+            io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request->offset);
+        else
+            io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request->offset);
+        sqe->rw_flags = loop->shelf.memory && !request->fua ? 0 : RWF_DSYNC;
+    }
+    io_uring_sqe_set_data64(sqe, slot->number);
+    loop->out++;
+}
+
+/* With a replay log, writes that overlap come one after the other: nobody would know their order to make them again. */
+static bool overlaps(const struct slot *slot, const struct plain_request *request)
+{
+    for (; slot; slot = slot->behind)
+        if (slot->request.offset < request->offset + request->length &&
+            request->offset < slot->request.offset + slot->request.length)
+            return true;
+    return false;
+}
+
+static void note_start(struct loop *loop, struct slot *slot)
+{
+    slot->mark = shelf_mark(&loop->shelf);
+    if (slot->request.op != PLAIN_WRITE)
+        return;
+    slot->waits = overlaps(loop->writing, &slot->request);
+    loop->waiting += slot->waits;
+    slot->before = NULL;
+    slot->behind = loop->writing;
+    if (slot->behind)
+        slot->behind->before = slot;
+    loop->writing = slot;
+}
+
+/* Those whose time has come. */
+static void launch_waiting(struct loop *loop)
+{
+    for (struct slot *slot = loop->writing; slot && loop->waiting; slot = slot->behind)
+        if (slot->waits && io_uring_sq_space_left(&loop->uring) && !overlaps(slot->behind, &slot->request)) {
+            slot->waits = false;
+            loop->waiting--;
+            launch(loop, io_uring_get_sqe(&loop->uring), slot);
+        }
+}
+
+/* Long before it is full, so that no write has to wait for it. */
+static void flush_in_time(struct loop *loop)
+{
+    struct io_uring_sqe *sqe;
+
+    if (loop->flushing || loop->storage < 0 || !shelf_fills(&loop->shelf) || !(sqe = io_uring_get_sqe(&loop->uring)))
+        return;
+    io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
+    io_uring_sqe_set_data64(sqe, FLUSH);
+    loop->mark = shelf_mark(&loop->shelf);
+    loop->flushing = true;
+    loop->out++;
+}
+
+static void note_success(struct loop *loop, struct slot *slot)
+{
+    if (slot->request.op == PLAIN_FLUSH)
+        shelf_flushed(&loop->shelf, slot->mark);
+    if (slot->request.op != PLAIN_WRITE)
+        return;
+    shelf_put(&loop->shelf, slot->request.offset, slot->request.length, slot->iovs, slot->iov_count);
+    if (slot->before)
+        slot->before->behind = slot->behind;
+    else
+        loop->writing = slot->behind;
+    if (slot->behind)
+        slot->behind->before = slot->before;
+    flush_in_time(loop);
+}
+
+void loop_lend(struct loop *loop, const struct shelf *shelf)
+{
+    loop->shelf = *shelf;
+    loop->writing = NULL;
+    loop->waiting = 0;
+}
+
+void loop_take_back(struct loop *loop)
+{
+    loop->shelf.memory = NULL;
+    loop->writing = NULL;
+    loop->waiting = 0;
+}
+
 /* Whether it was started; otherwise Python runs it. */
 static bool start(struct loop *loop, const struct ring_entry *entry, double now)
 {
     struct plain_request request;
-    struct io_uring_sqe *sqe;
     struct slot *slot;
 
     if (entry->count > IOVS_AT_ONCE || (loop->ring.journal && entry->id >= loop->ring.journal_room) ||
@@ -140,6 +245,10 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
         slot->iovs = iovs;
         slot->iov_room = entry->count;
     }
+    if (loop->shelf.memory && request.op == PLAIN_WRITE && !shelf_promise(&loop->shelf, request.length)) {
+        loop_free_slot(loop, slot);
+        return false;
+    }
     for (uint32_t i = 0; i < entry->count; i++) {
         slot->iovs[i].iov_base = loop->ring.memory + entry->iovs[i].offset;
         slot->iovs[i].iov_len = entry->iovs[i].length;
@@ -150,26 +259,13 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
     slot->cdb_length = entry->cdb_length;
     memcpy(slot->cdb, entry->cdb, entry->cdb_length);
     slot->id = entry->id;
-    slot->handed_over = false;
+    slot->handed_over = slot->waits = false;
     atomic_store_explicit(&slot->serial, ++loop->serial, memory_order_release);
 
-    sqe = io_uring_get_sqe(&loop->uring); /* there is one: `scan` looked */
-    if (request.op == PLAIN_FLUSH) {
-        io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
-    } else if (request.op == PLAIN_READ) {
-        if (slot->iov_count == 1)
-            io_uring_prep_read(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
-        else
-            io_uring_prep_readv(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
-    } else {
-        if (slot->iov_count == 1)
-            io_uring_prep_write(sqe, loop->storage, slot->iovs->iov_base, (unsigned)slot->iovs->iov_len, request.offset);
-        else
-            io_uring_prep_writev(sqe, loop->storage, slot->iovs, slot->iov_count, request.offset);
-        sqe->rw_flags = (int)loop->write_flags;
-    }
-    io_uring_sqe_set_data64(sqe, slot->number);
-    loop->out++;
+    if (loop->shelf.memory)
+        note_start(loop, slot);
+    if (!slot->waits)
+        launch(loop, io_uring_get_sqe(&loop->uring), slot); /* there is one: `scan` looked */
     add(&loop->in_flight, 1);
     return true;
 }
@@ -182,7 +278,9 @@ static int scan(struct loop *loop)
     uint32_t head, at;
     double now;
 
-    if (!ring_unfetched(ring))
+    if (loop->waiting && loop->storage >= 0)
+        launch_waiting(loop);
+    if (loop->hold || !ring_unfetched(ring))
         return 0;
     if ((loop->fault = ring_find_head(ring, &head)))
         return LOOP_BROKEN;
@@ -248,9 +346,21 @@ static int take(struct loop *loop, uint64_t who, int result)
     }
     if (who == CANCEL)
         return 0;
+    if (who == FLUSH) {
+        loop->out--;
+        loop->flushing = false;
+        loop->result = result;
+        if (result < 0)
+            return LOOP_DOUBT;
+        if (loop->shelf.memory)
+            shelf_flushed(&loop->shelf, loop->mark);
+        return 0;
+    }
     slot = loop_slot(loop, (uint32_t)who);
     loop->out--;
     if (!slot->handed_over && result >= 0 && (uint64_t)result == slot->request.length) {
+        if (loop->shelf.memory)
+            note_success(loop, slot);
         /* The data is in place before the tail says so: ring_complete stores it with release. */
         if ((loop->fault = ring_complete(&loop->ring, slot->id, 0, NULL, 0, false)))
             return LOOP_BROKEN;
@@ -302,7 +412,7 @@ static int ring_bell(struct loop *loop)
 static bool pending(struct loop *loop)
 {
     unsigned flags = __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED);
-    return ring_unfetched(&loop->ring) || io_uring_cq_ready(&loop->uring) ||
+    return (!loop->hold && ring_unfetched(&loop->ring)) || io_uring_cq_ready(&loop->uring) ||
            flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) ||
            atomic_load_explicit(&loop->roused, memory_order_relaxed);
 }
@@ -315,7 +425,7 @@ static int tolerate(int result)
         nanosleep(&millisecond, NULL);
         return 0;
     }
-    return result == -EINTR || result > 0 ? 0 : result;
+    return result == -EINTR || result == -ETIME || result > 0 ? 0 : result;
 }
 
 static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
@@ -361,6 +471,8 @@ static bool look_on(struct loop *loop)
 /* Until there may be something to do. */
 static int sleep_on(struct loop *loop)
 {
+    struct __kernel_timespec soon = {0, 10000000};
+    struct io_uring_cqe *cqe;
     int result;
 
     atomic_store(&loop->asleep, 1);
@@ -371,7 +483,8 @@ static int sleep_on(struct loop *loop)
         arm(loop, loop->uio, UIO, &loop->uio_armed);
         arm(loop, loop->wake, WAKE, &loop->wake_armed);
         add(&loop->sleeps, 1);
-        result = io_uring_submit_and_wait(&loop->uring, 1);
+        result = loop->hold ? io_uring_submit_and_wait_timeout(&loop->uring, &cqe, 1, &soon, NULL)
+                            : io_uring_submit_and_wait(&loop->uring, 1);
     }
     atomic_store(&loop->asleep, 0);
     return result;
@@ -409,7 +522,7 @@ int loop_run(struct loop *loop)
         }
         if (loop->removed)
             return LOOP_REMOVED;
-        if (atomic_exchange(&loop->roused, 0))
+        if (atomic_exchange(&loop->roused, 0) || loop->hold)
             return LOOP_ROUSED;
     }
 }

@@ -7,6 +7,7 @@
 
 #include "plain.h"
 #include "ring.h"
+#include "shelf.h"
 
 enum { SLOT_CDB = 16, SLOT_IOVS = 16, SLOTS_IN_CHUNK = 256, CHUNKS = 256 };
 
@@ -24,6 +25,10 @@ struct slot {
     struct iovec *iovs; /* `own`, or allocated */
     struct iovec own[SLOT_IOVS];
     struct slot *next_free;
+    /* While the replay log is ours. */
+    struct slot *before, *behind; /* among the writes that are out, the latest first */
+    bool waits; /* for an earlier one that it overlaps */
+    struct shelf_mark mark; /* of a flush: what it makes durable */
 };
 
 /* Why loop_run came back. Negative: -errno, the device or io_uring is lost. */
@@ -33,6 +38,7 @@ enum loop_reason {
     LOOP_ENTRY,  /* the next one entry is for Python */
     LOOP_ENDED,  /* `ended` and `result`: I/O that failed, or that was handed over */
     LOOP_BELL,   /* completions were written and the doorbell is Python's */
+    LOOP_DOUBT,  /* `result`: the replay log was flushed for its own sake, and that failed */
     LOOP_BROKEN, /* the ring makes no sense: `fault` */
     LOOP_REMOVED
 };
@@ -48,9 +54,14 @@ struct loop {
     struct io_uring uring;
     int uio, bell, wake; /* bell: -1 for Python's */
     int storage; /* -1: nothing is run here */
-    unsigned write_flags; /* RWF_* of each write */
     struct plain_disk disk;
     uint8_t excluding[256]; /* opcodes that suffer no other write beside them */
+    struct shelf shelf; /* of write-back; without it, each write is durable when it ends */
+    struct slot *writing; /* what will go onto it */
+    uint32_t waiting; /* of these, not started yet */
+    bool flushing; /* it, for its own sake, up to `mark` */
+    struct shelf_mark mark;
+    bool hold; /* fetch nothing just now, and come back soon */
 
     uint64_t serial;
     struct slot *chunks[CHUNKS];
@@ -77,6 +88,9 @@ int loop_enable(struct loop *loop);
 int loop_run(struct loop *loop);
 /* Another thread wants it to come back. */
 void loop_rouse(struct loop *loop);
+/* The replay log is ours from here on, until it is taken back. No I/O may be out. */
+void loop_lend(struct loop *loop, const struct shelf *shelf);
+void loop_take_back(struct loop *loop);
 /* Wait until no I/O is out any more, answering nothing. */
 void loop_linger(struct loop *loop);
 void loop_free_slot(struct loop *loop, struct slot *slot);

@@ -8,8 +8,12 @@ I/O that failed in the loop has a raw result. What it means may take a look at t
 transfer, a disk that was pulled), so the gate closes at once (Closed names the command among what runs), and a worker
 finds out; Finished follows.
 
-The loop serves storage that offers its file (`DirectBackend`): O_DIRECT and write-through. Filters, the replay log of
-write-back and buffered files are run by workers, as in the reference pump, over the same ring.
+The loop serves storage that offers its file (`DirectBackend`): O_DIRECT. Filters and buffered files are run by workers,
+as in the reference pump, over the same ring.
+
+Write-back: the loop borrows the replay log while nothing but it uses the storage. Whatever else is to be run takes both
+back, the log and what runs; a write that finds the log full is run by a worker. So that the loop gets the log again
+under a load that never pauses, what arrives may wait a moment for what the workers still run.
 """
 
 from __future__ import annotations
@@ -18,19 +22,24 @@ import contextlib
 import errno
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from tcmu_retry.backends.base import Backend, DirectBackend
+from tcmu_retry.backends.replay import Claim, Logged
 from tcmu_retry.pump.base import Closed, Command, Event, Statistics
 from tcmu_retry.pump.native import core
 from tcmu_retry.pump.native.core import Core
 from tcmu_retry.pump.reference import Job, ReferencePump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER
-from tcmu_retry.scsi.request import Extent, Op, Request
+from tcmu_retry.scsi.request import Direction, Extent, Op, Request
 from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
+
+HOLD, AFTER_HOLD = 0.05, 1.0  # seconds: what arrives waits for the workers no longer, nor soon again
 
 _OPS = {core.READ: Op.READ, core.WRITE: Op.WRITE, core.FLUSH: Op.FLUSH}
 
@@ -43,6 +52,10 @@ class NativePump(ReferencePump):
     def _prepare(self) -> None:
         """Raises OSError where io_uring cannot be had."""
         self._slots: dict[int, Job] = {}  # taken over, and out
+        self._lender: Logged | None = None  # whose replay log the loop has
+        self._last_lender: Logged | None = None
+        self._claims: dict[int, tuple[Logged, Claim]] = {}  # by slot: of these, what concerns a log
+        self._held = 0.0  # CLOCK_MONOTONIC: since when what arrives waits; 0: it does not
         self._released = threading.Event()
         try:
             self._ring.prepare(self._channel.fileno(), self._channel.bell, self._wake, EXCLUDING)
@@ -103,11 +116,14 @@ class NativePump(ReferencePump):
     def _serve(self) -> None:
         self._ring.enable()
         self._resume()
-        while not self._stopping:
-            self._take_ended()
-            self._take_inbox()
-            self._finish_turn()
-            self._run_the_loop()
+        try:
+            while not self._stopping:
+                self._take_ended()
+                self._take_inbox()
+                self._finish_turn()
+                self._run_the_loop()
+        finally:
+            self._take_back()
 
     def _run_the_loop(self) -> None:
         ring = self._ring
@@ -123,23 +139,81 @@ class NativePump(ReferencePump):
                 self._io_ended(*ring.ended)
             case core.BELL:
                 self._ring_doorbell = True
+            case core.DOUBT:
+                self._take_back()
+                if self._last_lender is not None:
+                    self._last_lender.doubt(ring.doubt)
             case core.REMOVED:
                 raise OSError(errno.ENODEV, "the kernel removed the device")
 
     def _say_what_is_plain(self) -> None:
         shape, backend = self._shape, self._backend
         storage = backend.descriptor if isinstance(backend, DirectBackend) else None
-        if self._gate_open and shape is not None and storage is not None:
+        wanted = self._gate_open and shape is not None and storage is not None
+        self._ring.hold = False
+        if wanted and shape and storage is not None and (not isinstance(backend, Logged) or self._borrow(backend)):
             self._ring.serve(storage, shape.block_size, shape.blocks, MAXIMUM_TRANSFER, shape.writable)
         else:
             self._ring.serve(-1, self._block_size, 0, 0, False)
 
+    def _borrow(self, backend: Logged) -> bool:
+        """Whether the loop has the log."""
+        if self._lender is not None:
+            return True
+        if self._running or self._ring.flushing:
+            now = time.monotonic()
+            if not self._held or now > self._held + AFTER_HOLD:
+                self._held = now
+            self._ring.hold = now < self._held + HOLD
+            return False
+        lent = backend.lend(MAXIMUM_TRANSFER, partial(self._ask, self._take_back))
+        if lent is None:
+            return False
+        self._ring.lend(*lent)
+        self._lender = self._last_lender = backend
+        self._held = 0.0
+        return True
+
     def _take_over(self) -> None:
-        for serial, slot, number, cdb, iovs, began, what in self._ring.hand_over():
+        claims, waiting = [], []
+        for serial, slot, number, cdb, iovs, began, what, mark, waits in self._ring.hand_over():
             command = _command(serial, number, cdb, iovs, began, what)
             self._open[number] = command
+            if waits:
+                waiting.append(command)
+                continue
             self._running[serial] = self._slots[slot] = Job(command, False, began)
+            if self._lender is not None:
+                op, offset, length, _ = what
+                claim = self._lender.claim(
+                    Extent(offset, length) if op == core.WRITE else None, mark if op == core.FLUSH else None
+                )
+                self._claims[slot] = self._lender, claim
+                claims.append(claim)
         self._ring.handed_over()
+        if self._lender is not None:
+            self._ring.take_back()
+            self._lender.give_back(claims)
+            self._lender = None
+        for command in waiting:
+            self._launch(command, reported=False)
+
+    def _take_back(self) -> None:
+        """Before anybody else than the loop uses the storage, if that has a replay log."""
+        if self._lender is not None:
+            self._take_over()
+
+    def _launch(self, command: Command, reported: bool) -> None:
+        self._take_back()
+        super()._launch(command, reported)
+
+    def _do_probe(self, direction: Direction) -> None:
+        self._take_back()
+        super()._do_probe(direction)
+
+    def _do_use(self, backend: Backend) -> None:
+        self._take_back()
+        super()._do_use(backend)
 
     def _close_and_tell(self, event: Callable[[tuple[Command, ...]], Event]) -> None:
         self._take_over()
@@ -156,14 +230,28 @@ class NativePump(ReferencePump):
         self._ring.forget(slot)
         command = job.command
         assert command.request is not None
-        if result == command.request.length or command.serial in self._kept:
-            job.error = 0 if result == command.request.length else -result if result < 0 else errno.EIO
+        whole = result == command.request.length
+        refused = self._settle(slot, command, result, whole)
+        if whole or command.serial in self._kept:
+            job.error = refused if whole else -result if result < 0 else errno.EIO
             job.at = self._clock()
             self._job_ended(job)
         else:
             backend = self._backend
             buffers = [self._memory[offset : offset + length] for offset, length in command.iovs]
             self._workers.submit(command.serial, lambda: self._find_out(job, backend, buffers, result))
+
+    def _settle(self, slot: int, command: Command, result: int, whole: bool) -> int:
+        """With the replay log, if there is one; the errno of what ended well and yet proves nothing."""
+        lender, claim = self._claims.pop(slot, (None, None))
+        if lender is None or claim is None:
+            return 0
+        error = -result if result < 0 and result != -errno.EINVAL else 0 if whole else None
+        pieces = [self._memory[offset : offset + length] for offset, length in command.iovs]
+        error = lender.settle(claim, error, pieces)
+        for view in pieces:
+            view.release()
+        return error
 
     def _find_out(self, job: Job, backend: Backend, buffers: list[memoryview], result: int) -> None:
         """In a worker. Short transfers and misaligned memory are not errors: once more, by the backend's methods."""
@@ -196,6 +284,8 @@ class NativePump(ReferencePump):
                 self._channel.close()
             self._released.set()
             ring.linger()
+            for lender, claim in self._claims.values():
+                lender.settle(claim, None)
             ring.close()
             if self._journal is not None:
                 self._journal.close()

@@ -301,3 +301,50 @@ def test_the_log_is_as_large_as_it_says(what: str) -> None:
     taken, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 < taken / log.weight < 1.2
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_all_who_find_the_log_full_wait_for_one_flush(fails: bool) -> None:
+    """Four writes find it full while the first one's flush runs: they go on, or fail, with that."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Volatile):
+        def flush(self) -> None:
+            begun.set()
+            assert go_on.wait(10)
+            super().flush()
+
+    found = 0
+
+    class Log(ReplayLog):
+        def _is_full(self) -> bool:
+            nonlocal found
+            full = super()._is_full()
+            found += full
+            return full
+
+    storage = Slow()
+    backend = Log(5 * (512 + RECORD)).over(storage)
+    for number in range(6):
+        write(backend, number, number)
+    storage.failing = fails
+    errors: list[int | None] = []
+
+    def late(number: int) -> None:
+        try:
+            write(backend, 8 + number, number)
+        except OSError as error:
+            errors.append(error.errno)
+
+    threads = [threading.Thread(target=late, args=(number,)) for number in range(4)]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    while found < 5:  # the first one looks twice
+        os.sched_yield()
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert storage.calls.count("flush") == 1
+    assert errors == [errno.EIO] * 4 * fails

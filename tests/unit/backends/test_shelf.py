@@ -6,7 +6,7 @@ import errno
 import os
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tcmu_retry.backends import shelf as module
@@ -43,6 +43,7 @@ STORY = st.lists(st.one_of(st.integers(0, 600), st.tuples(st.integers(0, 3))), m
 
 
 @given(STORY, STORY)
+@example([301, 326], [86, (0,), 419, 467, 550, 121, (1,)])  # killed as it moves on, and then written around the end
 @settings(max_examples=30, deadline=None)
 def test_killed_at_any_step_nothing_noted_is_missing_and_nothing_comes_from_nowhere(
     before: list[int | tuple[int]], story: list[int | tuple[int]]

@@ -18,6 +18,7 @@ from tcmu_retry.daemon.api import Notice, PolicyOptions
 from tcmu_retry.daemon.config import DeviceConfig
 from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.lun import Lun
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import parse
@@ -130,6 +131,7 @@ class Rig:
         policy: Mapping[str, str] | None = None,
         kernel: SimulatedKernel | None = None,
         initiator: Profile = PROFILES["linux"],
+        wishes: Wishes | None = None,
     ) -> None:
         self.sharers = ""  # who else waits for this LUN's answers
         self.kernel = kernel or SimulatedKernel()
@@ -162,6 +164,7 @@ class Rig:
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
+            wishes=wishes,
         )
 
     def _wwn(self) -> str:

@@ -17,6 +17,7 @@ from tcmu_retry.daemon import service as module
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.tcmu import configfs, uio
 from tcmu_retry.tcmu.netlink import Added, Event, Reconfigured, Removed
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
@@ -85,6 +86,7 @@ class World:
         monkeypatch.setattr(door, "find", self.shown.get)
         monkeypatch.setattr(door, "SYS", root / "uio")
         monkeypatch.setattr(module.takeover, "open_channel", self.open_channel)
+        monkeypatch.setattr(module.takeover, "open_wishes", lambda uio, fresh: Wishes())
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:

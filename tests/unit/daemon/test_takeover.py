@@ -16,11 +16,12 @@ import pytest
 from tcmu_retry.backends.base import BackendError
 from tcmu_retry.core import events
 from tcmu_retry.daemon import device, takeover
+from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.designators import of_unit
 from tcmu_retry.scsi.disk import DiskIdentity
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.tcmu.journal import Journal
-from tcmu_retry.tcmu.own import drop_own, open_own
+from tcmu_retry.tcmu.own import drop_own, open_own, read_own, write_own
 from tcmu_retry.tcmu.ring import Ring
 from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
@@ -40,7 +41,8 @@ class Succession:
     def __init__(self, cache: str = "writethrough") -> None:
         self.kernel = SimulatedKernel()
         self.file = os.memfd_create("journal", os.MFD_CLOEXEC)
-        self.rig = Rig(cache, kernel=self.kernel)
+        self.wishes = Wishes()
+        self.rig = Rig(cache, kernel=self.kernel, wishes=self.wishes)
         self.first = True
 
     def open(self) -> SimulatedChannel:
@@ -80,7 +82,7 @@ class Succession:
         storage = self.rig.storage
         if self.first:
             await self.leave()
-        self.rig = Rig(kernel=self.kernel, policy=policy)
+        self.rig = Rig(kernel=self.kernel, policy=policy, wishes=self.wishes)
         self.rig.storage = storage
         if locked:
             self.rig.errors["open"] = BackendError("it is locked", errno.EBUSY)
@@ -334,6 +336,45 @@ async def test_without_a_journal_there_is_nothing_to_hand_over_and_all_is_answer
     assert await rig.answer(one) == "BUSY"
 
 
+@story
+async def test_what_a_person_asked_of_a_lun_outlives_the_daemon_that_was_asked(succession: Succession) -> None:
+    """A policy is changed and not persisted, the LUN held; a new daemon: still so; resumed there, the write ends."""
+    rig = await succession.begin()
+    await rig.policy(write__retry_timeout="2m")
+    rig.storage.fail(errno.EIO)
+    one = rig.write(0, b"one")
+    await rig.held(1)
+    rig.device.hold("switch firmware", 600.0)
+    await succession.hand_over()
+    rig.storage.errors.clear()
+    rig.storage.calls.clear()
+    rig = await succession.next()
+    await rig.held(1)
+    status = rig.device.status()
+    assert status.hold_reason == "switch firmware"
+    assert status.hold_expires_in is not None
+    assert 500 < status.hold_expires_in < 600
+    assert rig.storage.calls == []
+    assert rig.device.policy_changed == {"write.retry_timeout": "2m"}
+    rig.device.resume()
+    assert await rig.answer(one) == "GOOD"
+    await succession.hand_over()
+    rig = await succession.next()
+    assert rig.device.status().hold_reason == ""
+
+
+@story
+async def test_what_a_person_asked_ends_with_a_daemon_that_stops_for_good(succession: Succession) -> None:
+    rig = await succession.begin()
+    await rig.policy(write__retry_timeout="2m")
+    rig.device.hold("switch firmware")
+    await rig.device.withdraw()
+    await succession.leave()
+    rig = await succession.next()
+    assert rig.device.status().hold_reason == ""
+    assert rig.device.policy_changed == {}
+
+
 # ---- which way a ring is taken
 
 
@@ -353,6 +394,8 @@ class Machine:
         patch.setattr(takeover, "UioChannel", lambda uio: self.kernel.open())
         patch.setattr(takeover, "open_own", partial(open_own, directory=self.directory))
         patch.setattr(takeover, "drop_own", partial(drop_own, directory=self.directory))
+        patch.setattr(takeover, "read_own", partial(read_own, directory=self.directory))
+        patch.setattr(takeover, "write_own", partial(write_own, directory=self.directory))
         patch.setattr(takeover.configfs, "block", lambda uio, blocked: self.asked.append(f"block {blocked:d}"))
         patch.setattr(takeover.configfs, "reset_ring", self.reset)
 
@@ -391,7 +434,7 @@ def test_what_a_journal_proves_is_taken_up_and_nothing_is_reset(machine: Machine
     machine.die(channel, fetch=False)
 
 
-@pytest.mark.parametrize("what", ["drop", "another boot", "another device", "plant"])
+@pytest.mark.parametrize("what", ["drop", "another boot", "another device", "a later version", "plant"])
 def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
     machine: Machine, what: str, tmp_path: Path
 ) -> None:
@@ -407,12 +450,17 @@ def test_what_no_journal_proves_is_answered_busy_and_said_with_counts(
         case "another device":
             (tmp_path / "uio0").rename(tmp_path / "uio1")
             (tmp_path / "uio0").mkdir()
+        case "a later version":
+            with (machine.directory / "uio0").open("r+b") as file:
+                file.seek(8)
+                file.write(b"\2")
         case "plant":
             (machine.directory / "uio0").chmod(0o666)
     channel = machine.open()
     assert machine.asked == ["block 1", "reset"]
-    [(count, _)] = machine.refused
+    [(count, why)] = machine.refused
     assert count == 2
+    assert what != "a later version" or "it has version 2, and this is written for version 1" in why
     if what == "plant":
         assert channel.journal is None
     else:
@@ -445,6 +493,23 @@ def test_without_room_for_a_journal_a_lun_is_served_without(machine: Machine, mo
     channel = machine.open(fresh=True)
     assert channel.journal is None
     channel.close()
+
+
+def test_what_people_asked_is_believed_of_the_same_ring_only(machine: Machine, tmp_path: Path) -> None:
+    takeover.open_wishes(machine.uio, fresh=True).set_policy({"write.retry_timeout": "2m"})
+    found = takeover.open_wishes(machine.uio, fresh=False)
+    assert found.policy == {"write.retry_timeout": "2m"}
+    found.set_hold("switch firmware")
+    found = takeover.open_wishes(machine.uio, fresh=False)
+    assert (found.policy, found.hold) == ({"write.retry_timeout": "2m"}, "switch firmware")
+    (tmp_path / "boot_id").write_text("another boot\n")
+    assert takeover.open_wishes(machine.uio, fresh=False).policy == {}
+    (tmp_path / "boot_id").write_text("a boot\n")
+    (machine.directory / "uio0.wishes").write_bytes(b"{")
+    assert takeover.open_wishes(machine.uio, fresh=False).policy == {}
+    found.set_hold("again")
+    assert takeover.open_wishes(machine.uio, fresh=True).hold == ""
+    assert takeover.open_wishes(machine.uio, fresh=False).hold == ""
 
 
 # ---- what write-back has not flushed

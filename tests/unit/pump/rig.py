@@ -11,13 +11,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from tcmu_retry.backends.base import Identity
+from tcmu_retry.backends.base import Backend, Identity
+from tcmu_retry.backends.replay import ReplayLog
+from tcmu_retry.backends.shelf import Shelf
 from tcmu_retry.pump.base import Closed, Command, Event, Probed, Shape
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import Direction, Reply, Status
 from tcmu_retry.scsi.sense import Sense
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedCommand, SimulatedKernel
 
+REPLAY_BYTES, SHELF = 64 << 20, 96 << 20
 BLOCK = 512
 BLOCKS = 64
 PATIENCE = 10.0  # seconds; nothing takes as long unless it hangs
@@ -140,21 +143,40 @@ class Channel(SimulatedChannel):
             after()
 
 
+def make_log() -> ReplayLog:
+    """Of a new LUN, as the daemon has it."""
+    shelf = Shelf(os.memfd_create("shelf", os.MFD_CLOEXEC), "vm1", SHELF)
+    shelf.begin()
+    return ReplayLog(REPLAY_BYTES, shelf)
+
+
 class Rig:
-    """A pump and both its ends. Not started: whatever is submitted before `start` is one batch."""
+    """A pump and both its ends. Not started: whatever is submitted before `start` is one batch.
+
+    `log`: of write-back, where it is that.
+    """
 
     pump_class: type[ReferencePump]
+    write_back = False
 
     def __init__(self, workers: int = 4, shape: bool = True, storage: Storage | None = None, ring: int = 4096) -> None:
         self.kernel = SimulatedKernel(ring=ring, data=4 << 20)
         self.storage = storage or Storage()
+        self.log = self.make_log() if self.write_back else None
         self.channel = self.kernel.open()
         self.channel.__class__ = Channel
         self.pump = self.pump_class(
-            "vm1", self.channel, self.storage, BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
+            "vm1", self.channel, self.backend(), BLOCK, self.sense_reply, clock=lambda: 7.0, workers=workers
         )
         self.pump.shape(Shape(BLOCK, BLOCKS, True) if shape else None)
         self._taken: deque[Event] = deque()
+
+    def backend(self) -> Backend:
+        """What the pump uses."""
+        return self.log.over(self.storage) if self.log is not None else self.storage
+
+    def make_log(self) -> ReplayLog:
+        return make_log()
 
     @staticmethod
     def sense_reply(sense: Sense) -> Reply:

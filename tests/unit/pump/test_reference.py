@@ -51,9 +51,17 @@ from tests.unit.pump.rig import (
 )
 
 
-@pytest.fixture(scope="module", params=[ReferencePump, NativePump], autouse=True)
+@pytest.fixture(
+    scope="module",
+    params=[(pump, cache) for pump in (ReferencePump, NativePump) for cache in ("writethrough", "writeback")],
+    ids=lambda param: f"{param[0].__name__}-{param[1]}",
+    autouse=True,
+)
 def pump_class(request):
-    Rig.pump_class = request.param
+    Rig.pump_class, cache = request.param
+    Rig.write_back = cache == "writeback"
+    yield
+    Rig.write_back = False
 
 
 @pytest.fixture

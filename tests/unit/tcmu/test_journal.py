@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import random
-import signal
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -20,7 +19,7 @@ from tcmu_retry.tcmu import ring as ring_module
 from tcmu_retry.tcmu.journal import Journal, JournalError
 from tcmu_retry.tcmu.ring import CommandEntry, Ring
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedCommand, SimulatedKernel
-from tests.unit.killed import Killed, killed_at
+from tests.unit.killed import Killed, killed_at, stepped
 
 WRITE_10 = bytes((0x2A,)).ljust(10, b"\0")
 STEPS = {module.__file__, ring_module.__file__}
@@ -278,39 +277,13 @@ def test_a_ring_that_was_reset_meanwhile_is_not_taken_for_the_old_one() -> None:
 
 # ---- the native ring, instruction by instruction
 
-TRACEME, SINGLESTEP = 0, 9
 
-
-def story_of(world: World, order: list[int]) -> None:
+def story_of(world: World, order: list[int], begin: Callable[[], None]) -> None:
+    begin()
     world.fetch()
     for number in order:
         world.ring.complete(number, 0)
     world.ring.settle()
-
-
-def step_through(world: World, order: list[int], most: int) -> int:
-    """Serve in a process of its own, killed after so many instructions; how many it came to."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    child = os.fork()
-    if not child:
-        try:
-            libc.ptrace(TRACEME, 0, 0, 0)
-            os.kill(os.getpid(), signal.SIGSTOP)
-            story_of(world, order)
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    steps = 0
-    while steps < most:
-        if libc.ptrace(SINGLESTEP, child, 0, 0):
-            pytest.skip("nothing may be traced here")
-        _, status = os.waitpid(child, 0)
-        if os.WIFEXITED(status):
-            return steps
-        steps += 1
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return steps
 
 
 def test_the_native_ring_is_killed_at_any_instruction() -> None:
@@ -325,7 +298,7 @@ def test_the_native_ring_is_killed_at_any_instruction() -> None:
         for _ in range(3):
             world.submit()
         order = chance.sample([1, 2, 3], 3)
-        steps = step_through(world, order, chance.randrange(length) if length < 10**9 else length)
+        steps = stepped(partial(story_of, world, order), chance.randrange(length) if length < 10**9 else length)
         if length == 10**9:
             length = steps
         world.open.clear()
