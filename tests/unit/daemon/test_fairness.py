@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -31,8 +32,9 @@ def test_others_have_their_turn_between_the_events_of_a_lun(pump: str, monkeypat
             monkeypatch.setattr(rig.device._disk, "handle", noted)
             sent = [rig.kernel.submit(INQUIRY, data_in=96) for _ in range(count)]
             pump = rig.device._pump
+            patience = time.monotonic() + 10
             while len(pump._outbox) < count:  # type: ignore[attr-defined]  # without a turn of the loop
-                pass
+                assert time.monotonic() < patience, "the pump does not hand them over"
 
             async def others() -> None:
                 nonlocal turns
