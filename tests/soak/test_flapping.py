@@ -89,8 +89,10 @@ def online(lun: Lun) -> bool:
 
 
 def used(lab: Lab) -> dict[str, int]:
-    """What the daemon has: open files, threads, resident KiB."""
-    pid = lab.daemon
-    shown = lab.guest.run(f"ls /proc/{pid}/fd | wc -l; grep -e VmRSS -e Threads /proc/{pid}/status").out
+    """What the daemon has: open files, threads (io_uring's workers apart, which come and go), resident KiB."""
+    proc = f"/proc/{lab.daemon}"
+    shown = lab.guest.run(
+        f"ls {proc}/fd | wc -l; grep VmRSS {proc}/status; grep -L iou-wrk {proc}/task/*/comm | wc -l"
+    ).out
     fds, rss, threads = (int(number) for number in re.findall(r"\d+", shown))
     return {"fds": fds, "rss": rss, "threads": threads}
