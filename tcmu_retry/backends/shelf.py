@@ -116,10 +116,11 @@ class Shelf:
 
     def reread(self) -> tuple[int, list[Record]]:
         """The last record that is flushed, and those that came since it was lent and are not."""
-        flushed, known = self._get(_FLUSHED), self._number
+        flushed = self._get(_FLUSHED)
         for old in [each for each in self._live if each <= flushed]:
             del self._live[old]
-        found = list(self._walk(self._next if flushed <= known else self._get(_START), known))
+        # With nothing left of ours it may have begun anew, over what stands at `_next`.
+        found = list(self._walk(self._next, self._number + 1) if self._live else self._walk(self._get(_START)))
         self._take_up()
         return flushed, found
 
@@ -128,11 +129,10 @@ class Shelf:
         self._put(_START, self._first if self._live else self._next)
         self._room = max(_RECORDS, os.fstat(self._fd).st_blocks * 512)
 
-    def _walk(self, place: int, known: int = 0) -> Iterator[Record]:
-        """What is not flushed, from a place on. known: the number before it, if that is known."""
+    def _walk(self, place: int, expected: int | None = None) -> Iterator[Record]:
+        """What is not flushed, from a place on. expected: the number there, if that is known."""
         flushed = self._get(_FLUSHED)
-        self._number = max(flushed, known)
-        expected = known + 1 if flushed <= known and known else None
+        self._number = max(flushed, self._number)
         while _RECORDS <= place <= self._size - _HEAD.size:
             number, offset, length, kind, size = _HEAD.unpack_from(self._memory, place)
             if number == 0 or expected not in (None, number) or kind > _WRAP or place + _HEAD.size + size > self._size:
