@@ -124,6 +124,12 @@ class World:
             assert time.monotonic() < until, held
         return list(held)
 
+    def sampled(self, lun: str, count: int) -> None:
+        """Wait until the curve of an outage has so many samples, of which one comes a second."""
+        until = time.monotonic() + 30
+        while len(samples := self.json("history", lun)["samples"]) < count:
+            assert time.monotonic() < until, samples
+
 
 # As the session bus, but for everybody: the tests also call as a user without rights.
 BUS = """<busconfig>

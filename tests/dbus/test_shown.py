@@ -28,6 +28,7 @@ def test_what_the_pages_show_can_be_pasted(world: World, tmp_path: Path) -> None
     world.away.touch()
     world.write("vm1", 0)
     world.held("vm1", 1)
+    world.sampled("vm1", 2)
     for block in (block for page, section in sorted(SIMULATED) for block in commands(page, section)):
         done = subprocess.run(
             ["bash"],  # which reads a line at a time: a shell that one of them starts reads on

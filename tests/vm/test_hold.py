@@ -65,7 +65,7 @@ def test_a_full_file_system_holds_and_goes_on_after_space_is_freed(lab: Lab) -> 
         lun.wait_held()
         assert lun.held()[0]["error"] == "ENOSPC"
         lab.guest.run("rm /run/small/ballast; sync /run/small")
-        assert lab.wait_end("full.log", 60) == 0
+        assert lab.wait_end("full.log", 240) == 0
         lab.guest.run(f"iscsiadm -m node -T {lun.iqn} --logout")
         lab.cli("unexport", lun.name)
     finally:
