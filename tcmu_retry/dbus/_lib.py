@@ -38,6 +38,15 @@ else:
     NameFlag, RequestNameReply, Variant = _library.NameFlag, _library.RequestNameReply, _library.Variant
     AuthError, InvalidAddressError = _errors.AuthError, _errors.InvalidAddressError
 
+
+async def close(bus: MessageBus) -> None:
+    """Leave a bus; returns when it is left."""
+    bus.disconnect()
+    await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+    if LIBRARY == "dbus_next" and bus._sock is not None:
+        bus._sock.close()  # which it leaves to the garbage collector
+
+
 __all__ = [
     "LIBRARY",
     "AuthError",
@@ -50,4 +59,5 @@ __all__ = [
     "NameFlag",
     "RequestNameReply",
     "Variant",
+    "close",
 ]

@@ -7,7 +7,7 @@ import logging
 import os
 from typing import Any
 
-from tcmu_retry.dbus._lib import AuthError, BusType, InvalidAddressError, Message, MessageBus, MessageType
+from tcmu_retry.dbus._lib import AuthError, BusType, InvalidAddressError, Message, MessageBus, MessageType, close
 from tcmu_retry.dbus.names import PROPERTIES
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ async def _job(address: str | None) -> str:
         (kind,) = await _ask(bus, path, PROPERTIES, "Get", "ss", f"{SYSTEMD}.Job", "JobType")
         return str(kind.value)
     finally:
-        bus.disconnect()
+        await close(bus)
 
 
 async def _ask(bus: MessageBus, path: str, interface: str, member: str, signature: str, *body: object) -> list[Any]:

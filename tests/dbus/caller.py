@@ -6,7 +6,7 @@ import asyncio
 from types import TracebackType
 from typing import Any
 
-from tcmu_retry.dbus._lib import LIBRARY, Message, MessageBus, MessageType
+from tcmu_retry.dbus._lib import Message, MessageBus, MessageType, close
 
 NAME = "org.tcmu.Retry1"
 MANAGER = "/org/tcmu/Retry1/manager"
@@ -58,10 +58,3 @@ class Caller:
         reply = await asyncio.wait_for(self.bus.call(message), 20)
         assert reply is not None
         return reply
-
-
-async def close(bus: MessageBus) -> None:
-    bus.disconnect()
-    await bus.wait_for_disconnect()
-    if LIBRARY == "dbus_next":
-        bus._sock.close()  # which it leaves to the garbage collector

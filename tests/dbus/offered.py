@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from tcmu_retry.dbus._lib import Message, MessageBus
-from tests.dbus.caller import close
+from tcmu_retry.dbus._lib import Message, MessageBus, close
 
 
 @contextmanager

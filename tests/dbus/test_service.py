@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tcmu_retry.dbus._lib import Message, MessageBus, MessageType, Variant
-from tests.dbus.caller import MANAGER, NAME, Caller, CallFailed, close
+from tcmu_retry.dbus._lib import Message, MessageBus, MessageType, Variant, close
+from tests.dbus.caller import MANAGER, NAME, Caller, CallFailed
 from tests.dbus.conftest import World
 
 
