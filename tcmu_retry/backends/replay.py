@@ -101,6 +101,7 @@ class ReplayLog:
         self._refusals = 0  # flushes of a full log that failed
         self._refusal = 0  # the last one's errno
         self._borrowed: Callable[[], None] | None = None  # asks for it
+        self._waiting = 0  # for whom it is not lent again: who gives it back is faster than who is woken by that
         for record in left:
             self._keep_record(record)
 
@@ -127,10 +128,14 @@ class ReplayLog:
 
     def _wait(self, until: Callable[[], bool] = lambda: True) -> None:
         """Within `_free`, until it is ours and more."""
-        while self._borrowed is not None or not until():
-            if self._borrowed is not None:
-                self._borrowed()
-            self._free.wait()
+        self._waiting += 1
+        try:
+            while self._borrowed is not None or not until():
+                if self._borrowed is not None:
+                    self._borrowed()
+                self._free.wait()
+        finally:
+            self._waiting -= 1
 
     # ---- for the backend laid over
 
@@ -282,6 +287,7 @@ class ReplayLog:
                 or self._lost
                 or self._sure is not backend
                 or self._borrowed is not None
+                or self._waiting
                 or self._alone
                 or self._users
                 or self._flushing.locked()

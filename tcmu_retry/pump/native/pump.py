@@ -44,10 +44,6 @@ HOLD, AFTER_HOLD = 0.05, 1.0  # seconds: what arrives waits for the workers no l
 _OPS = {core.READ: Op.READ, core.WRITE: Op.WRITE, core.FLUSH: Op.FLUSH}
 
 
-# The loop does not borrow the replay log yet: who wants it back was seen to wait for ever (len(), the pump idle).
-LENDING = False
-
-
 class NativePump(ReferencePump):
     """One LUN's pump; see `pump.base.Pump` for the contract of each method."""
 
@@ -162,8 +158,6 @@ class NativePump(ReferencePump):
 
     def _borrow(self, backend: Logged) -> bool:
         """Whether the loop has the log."""
-        if not LENDING:
-            return False
         if self._lender is not None:
             return True
         if self._running or self._ring.flushing:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tcmu_retry.backends.base import Backend, Identity
 from tcmu_retry.backends.replay import RECORD, ReplayLog
+from tcmu_retry.backends.shelf import Shelf
 
 SIZE = 16 * 512
 
@@ -348,3 +349,25 @@ def test_all_who_find_the_log_full_wait_for_one_flush(fails: bool) -> None:
         thread.join(10)
     assert storage.calls.count("flush") == 1
     assert errors == [errno.EIO] * 4 * fails
+
+
+def test_who_waits_for_a_log_that_is_lent_has_it_before_it_is_lent_again() -> None:
+    """
+    waiter    len(): asks for it, and waits
+    borrower  gives it back, wants it again at once, faster than the waiter is awake: not yet
+    """
+    asked = threading.Event()
+    shelf = Shelf(os.memfd_create("shelf", os.MFD_CLOEXEC), "vm1", 1 << 20)
+    shelf.begin()
+    log = ReplayLog(1 << 18, shelf)
+    storage = Volatile()
+    log.over(storage)
+    assert log.lend(storage, SIZE, asked.set) is not None
+    waiter = threading.Thread(target=log.__len__, daemon=True)
+    waiter.start()
+    assert asked.wait(10)
+    with log._free:
+        log.give_back([])
+        assert log.lend(storage, SIZE, asked.set) is None
+    waiter.join(10)
+    assert log.lend(storage, SIZE, asked.set) is not None

@@ -21,7 +21,7 @@ from tcmu_retry.pump import select as selection
 from tcmu_retry.pump.base import Arrived, Closed, Finished, Shape, TaskManagement
 from tcmu_retry.pump.native import core
 from tcmu_retry.pump.native import pump as native
-from tcmu_retry.pump.native.pump import LENDING, NativePump
+from tcmu_retry.pump.native.pump import NativePump
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
@@ -107,7 +107,7 @@ def runs(rig: Rig, count: int = 1) -> None:
     patiently(lambda: rig.pump.statistics().in_flight == count)
 
 
-@pytest.fixture(scope="module", params=["writethrough", "writeback"] if LENDING else ["writethrough"])
+@pytest.fixture(scope="module", params=["writethrough", "writeback"])
 def cache(request):
     NativeRig.write_back = request.param == "writeback"
     yield

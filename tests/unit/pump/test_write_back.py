@@ -17,15 +17,12 @@ from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.backends.shelf import WRITE, Record, Shelf
 from tcmu_retry.pump.base import Finished
 from tcmu_retry.pump.native import core
-from tcmu_retry.pump.native.pump import LENDING
 from tcmu_retry.scsi.request import Status
 from tcmu_retry.tcmu.simulated import SimulatedCommand, SimulatedKernel
 from tests.unit.killed import stepped
 from tests.unit.pump.loop import Loop
 from tests.unit.pump.rig import BLOCK, BLOCKS, REPLAY_BYTES, SHELF, SYNC, block, patiently, read, write
 from tests.unit.pump.test_native import NativeRig, OnFile, runs
-
-pytestmark = pytest.mark.skipif(not LENDING, reason="the loop does not borrow the replay log yet")
 
 
 class Back(NativeRig):
