@@ -136,7 +136,7 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)  # the last thing they do is to answer the kernel
-        leave = Device.hand_over if hand_over else self._leave
+        leave = Device.hand_over if hand_over else Device.stop
         await asyncio.gather(*(leave(device) for device in self._devices.values()))
         self._devices.clear()
         self._recorder.close()
