@@ -113,6 +113,7 @@ class Device:
         self._commands: Commands
         self._hangs: Hangs
         self._mend: Mending
+        self._door: Door
         self._loop: asyncio.AbstractEventLoop
 
     @property
@@ -135,7 +136,7 @@ class Device:
         Otherwise, or if it had storage before, as after a reboot, it comes up `down` and its storage is opened when it
         is there. Raises OSError and RingError of the channel.
         """
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._door = asyncio.get_running_loop(), door
         known = self._storage.place.memory.record
         lost = 0
         try:
@@ -216,18 +217,37 @@ class Device:
         self._wishes.drop()
         await self._detach(flush=True)
 
+    async def stop(self) -> None:
+        """`withdraw` and `detach`, by a daemon that ends."""
+        await self.withdraw()
+        await self._fence()
+        await self.detach()
+
     async def hand_over(self) -> None:
         """Instead of `withdraw` and `detach`: leave all that is open to the next daemon, where a journal tells it."""
         if self._journal is None or self._journal.lost or self._pauses.over:
-            await self.withdraw()
-            await self.detach()
+            await self.stop()
             return
         self._pauses.over = True
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         self._journal.hand_over(time.monotonic())
         await self._commands.quiet(HAND_OVER_SECONDS)
+        await self._fence()
         await self._detach(flush=False)
+
+    async def _fence(self) -> None:
+        """The kernel gives up the buffers that it keeps for us when this process ends, and our I/O may still use them.
+
+        No new command may have them: the kernel answers BUSY, until the next daemon has the storage's lock.
+        """
+        await self._commands.caught_up(DRAIN_SECONDS)
+        if not self._pump.keeps_buffers():
+            return
+        try:
+            await offload(self._door.block, True)
+        except OSError as error:
+            log.error("LUN %s cannot be blocked while its I/O hangs, which may spoil other data: %s", self.name, error)
 
     async def _detach(self, flush: bool) -> None:
         for task in (self._reopening, self._mending):

@@ -248,7 +248,7 @@ class Luns:
 
     async def leave(self, hand_over: bool) -> None:
         """End to serve all. hand_over: as for `Service.stop`."""
-        leave = Device.hand_over if hand_over else self._leave
+        leave = Device.hand_over if hand_over else Device.stop
         await asyncio.gather(*(leave(device) for device in self._devices.values()))
         self._devices.clear()
 

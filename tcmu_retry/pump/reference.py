@@ -190,6 +190,9 @@ class ReferencePump:
     def statistics(self) -> Statistics:
         return replace(self._statistics, in_flight=len(self._running))
 
+    def keeps_buffers(self) -> bool:
+        return bool(self._kept or self._former)
+
     def running(self) -> list[tuple[Command, float]]:
         return [(job.command, job.began) for job in list(self._running.values())]
 
