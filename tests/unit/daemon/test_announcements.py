@@ -139,6 +139,27 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
 
 
+class Opening:
+    """Of a LUN's uio device, which lasts until the test lets it go."""
+
+    def __init__(self, world: World) -> None:
+        self.begun = threading.Event()
+        self.let_go = threading.Event()
+        self._world = world
+
+    def open_channel(self, uio: UioDevice, fresh: bool, unproven: Callable[[int, str], None]) -> SimulatedChannel:
+        self.begun.set()
+        self.let_go.wait(10)
+        return self._world.open_channel(uio, fresh, unproven)
+
+
+@pytest.fixture
+def opening(world: World, monkeypatch: pytest.MonkeyPatch) -> Opening:
+    made = Opening(world)
+    monkeypatch.setattr(module.takeover, "open_channel", made.open_channel)
+    return made
+
+
 @asynccontextmanager
 async def running(world: World) -> AsyncIterator[None]:
     await world.service.start()
@@ -203,29 +224,20 @@ def test_a_lun_whose_announcement_was_lost_is_found(world: World) -> None:
 
 
 def test_who_waits_for_an_announcement_that_was_lost_is_told_no_after_those_that_were_heard(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, opening: Opening
 ) -> None:
     """vm1 is being made, and answered first; whoever else waits would wait for ever."""
-    let_go = threading.Event()
-    opening = threading.Event()
-
-    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
-        opening.set()
-        let_go.wait(10)
-        return world.kernels[uio.uio].open()
-
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
 
     async def story() -> None:
         async with running(world):
             device = world.make("vm1")
             world.netlink.announce(Added(device, 1))
-            await until(opening.is_set, "the device being opened")
+            await until(opening.begun.is_set, "the device being opened")
             world.netlink.lost()
             world.netlink.lost()
             await asyncio.sleep(0.01)
             assert "reset_netlink" not in [path.name for _, path in world.touched]
-            let_go.set()
+            opening.let_go.set()
             await until(lambda: (1, 0) in world.netlink.answers, "an answer")
             await until(lambda: "reset_netlink" in [path.name for _, path in world.touched], "the others told")
             assert world.served() == ["vm1"]
@@ -282,23 +294,14 @@ def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -
     asyncio.run(story())
 
 
-def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, opening: Opening) -> None:
     """Whoever enables a LUN waits in the kernel, unkillably: an error now, not when the next daemon comes."""
-    let_go = threading.Event()
-    opening = threading.Event()
-
-    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
-        opening.set()
-        let_go.wait(10)
-        return world.kernels[uio.uio].open()
-
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
 
     async def story() -> None:
         async with running(world):
             world.netlink.announce(Added(world.make("vm1"), 1))
-            await until(opening.is_set, "the device being opened")
-        let_go.set()
+            await until(opening.begun.is_set, "the device being opened")
+        opening.let_go.set()
         assert dict(world.netlink.answers)[1] < 0
 
     asyncio.run(story())

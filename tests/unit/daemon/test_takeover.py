@@ -522,7 +522,18 @@ def test_what_a_killed_daemon_had_not_flushed_is_in_the_next_one_s_log(machine: 
     storage.lose()
     takeover.open_log(machine.uio, fresh=False).over(storage).flush()
     assert storage.stable.startswith(b"a" * BLOCK)
-    assert len(takeover.open_log(machine.uio, fresh=False)) == 0
+    assert takeover.open_log(machine.uio, fresh=False).count() == 0
+
+
+def test_what_is_written_through_a_new_lun_s_log_is_in_the_next_daemon_s(machine: Machine) -> None:
+    """The log is empty when the LUN gets it, and it is that one which the LUN writes to."""
+
+    async def story() -> None:
+        async with served(cache="writeback", replay=takeover.open_log(machine.uio, fresh=True)) as rig:
+            assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+            assert takeover.open_log(machine.uio, fresh=False).count() == 1
+
+    asyncio.run(story())
 
 
 def test_where_a_log_should_be_and_is_none_a_flush_fails_however_often_the_daemon_begins(machine: Machine) -> None:
