@@ -1,8 +1,9 @@
-"""The Debian packages put onto a copy of this machine's files and purged again; nothing runs in it."""
+"""What is in the Debian packages; and they, put onto a copy of this machine's files and purged again."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -40,3 +41,9 @@ def test_a_purge_leaves_no_file_behind(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "", done.stderr
+
+
+def test_what_the_pump_is_built_from_is_not_in_it() -> None:
+    listed = subprocess.run(["dpkg-deb", "--contents", PACKAGES[0]], capture_output=True, text=True, check=True).stdout
+    assert "native/core.cpython" in listed
+    assert not re.findall(r"\S+\.(?:c|h|pyx)$", listed, re.MULTILINE)
