@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.backends import linux
-from tcmu_retry.daemon import door
-from tcmu_retry.daemon import service as module
+from tcmu_retry.daemon import announcements, door, export, luns, rival, service, takeover
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
@@ -77,16 +76,16 @@ class World:
         self.parameters.mkdir()
         monkeypatch.setattr(uio, "CONFIGFS", root / "core")
         monkeypatch.setattr(configfs, "PARAMETERS", self.parameters)
-        monkeypatch.setattr(module.rival, "find", lambda: "")
-        monkeypatch.setattr(module, "TcmuNetlink", lambda: self.netlink)
-        monkeypatch.setattr(module, "Uevents", self.take_hints)
-        monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
-        monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
-        monkeypatch.setattr(module, "find", self.shown.get)
+        monkeypatch.setattr(rival, "find", lambda: "")
+        monkeypatch.setattr(announcements, "TcmuNetlink", lambda: self.netlink)
+        monkeypatch.setattr(service, "Uevents", self.take_hints)
+        monkeypatch.setattr(luns, "LATE_SECONDS", 0.0)
+        monkeypatch.setattr(luns, "scan", lambda subtype: list(self.shown.values()))
+        monkeypatch.setattr(luns, "find", self.shown.get)
         monkeypatch.setattr(door, "find", self.shown.get)
         monkeypatch.setattr(door, "SYS", root / "uio")
-        monkeypatch.setattr(module.takeover, "open_channel", self.open_channel)
-        monkeypatch.setattr(module.takeover, "open_wishes", lambda uio, fresh: Wishes())
+        monkeypatch.setattr(takeover, "open_channel", self.open_channel)
+        monkeypatch.setattr(takeover, "open_wishes", lambda uio, fresh: Wishes())
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:
@@ -156,7 +155,7 @@ class Opening:
 @pytest.fixture
 def opening(world: World, monkeypatch: pytest.MonkeyPatch) -> Opening:
     made = Opening(world)
-    monkeypatch.setattr(module.takeover, "open_channel", made.open_channel)
+    monkeypatch.setattr(takeover, "open_channel", made.open_channel)
     return made
 
 
@@ -257,7 +256,7 @@ def test_a_lun_that_was_there_is_taken_up_when_the_host_is_short_of_something(
             raise short.pop()
         return world.kernels[uio.uio].open()
 
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+    monkeypatch.setattr(takeover, "open_channel", open_channel)
 
     async def story() -> None:
         world.make("vm1")
@@ -318,8 +317,8 @@ def test_an_unexport_that_fails_leaves_the_lun_served(world: World, monkeypatch:
         touching.add(threading.current_thread().name)
         raise ApiError("Failed", f"unexport of {name} failed")
 
-    monkeypatch.setattr(module.export, "check_ours", lambda name: touching.add(threading.current_thread().name))
-    monkeypatch.setattr(module.export, "unexport", fail)
+    monkeypatch.setattr(export, "check_ours", lambda name: touching.add(threading.current_thread().name))
+    monkeypatch.setattr(export, "unexport", fail)
 
     async def story() -> None:
         async with running(world):

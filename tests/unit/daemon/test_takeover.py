@@ -19,11 +19,11 @@ from tcmu_retry.daemon import device, takeover
 from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.designators import of_unit
 from tcmu_retry.scsi.disk import DiskIdentity
-from tcmu_retry.scsi.request import Direction
+from tcmu_retry.scsi.request import Direction, Status
 from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.own import drop_own, open_own, read_own, write_own
 from tcmu_retry.tcmu.ring import Ring
-from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
+from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, PREEMPT_AND_ABORT, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import BLOCK, Memory, Rig, served, until
 from tests.unit.scsi.test_copying import parameters, segment, target
@@ -320,6 +320,49 @@ def test_a_hand_over_does_not_wait_for_a_flush_for_the_log_outlives_the_daemon_t
         await succession.end()
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("way", ["stop", "hand_over"])
+def test_the_buffer_of_io_that_outlives_its_daemon_is_nobody_else_s(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read hangs and is answered    the daemon ends    the LUN answers BUSY, for the kernel has the buffer back.
+
+    What the storage still reads into it would else be found in a new write.
+    """
+    monkeypatch.setattr(device, "DRAIN_SECONDS", 0.05)
+
+    async def play() -> None:
+        succession = Succession()
+        rig = await succession.begin()
+        let_go = rig.storage.hang["read"] = threading.Event()
+        one = rig.read(0)
+        await until(lambda: "read" in rig.storage.calls, "the read out")
+        if way == "stop":
+            await rig.device.stop()
+            assert await rig.answer(one) == "BUSY"
+        else:
+            succession.kernel.abort([one], PREEMPT_AND_ABORT)  # one of those that are answered at once
+            assert await rig.answer(one) == "TASK ABORTED"
+            await succession.hand_over()
+        assert succession.kernel.kept_ids == {1}
+        two = rig.write(1, b"two")
+        assert two.status == Status.BUSY
+        let_go.set()
+        await until(lambda: lets_itself_be_opened(succession.kernel), "the end of that I/O")
+        os.close(succession.file)
+
+    asyncio.run(play())
+
+
+@story
+async def test_a_daemon_that_stops_with_no_io_out_leaves_what_comes_to_the_next_one(succession: Succession) -> None:
+    rig = await succession.begin()
+    assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+    await rig.device.stop()
+    two = rig.write(1, b"two")
+    assert two.status is None
+    succession.first = False
+    rig = await succession.next()
+    assert await rig.answer(two) == "GOOD"
 
 
 @story

@@ -1,4 +1,4 @@
-"""The native pump's loop: storage with a file, run by io_uring. What both pumps share is in test_reference.py."""
+"""The native pump's loop: storage with a file, run by io_uring. What both pumps share is in `both/`."""
 
 from __future__ import annotations
 
@@ -601,7 +601,7 @@ STEPS = st.lists(
 @settings(deadline=None, max_examples=200)
 @given(steps=STEPS, choices=st.lists(st.integers(0, 29), max_size=20), late=st.booleans())
 def test_any_mix_is_answered_once_each(steps, choices, late):
-    """As in test_reference.py, with io_uring and a file that fills up and is healed."""
+    """As in `both/`, with io_uring and a file that fills up and is healed."""
     rig = NativeRig()
     loop = Loop(rig, choices)
     sent = []
