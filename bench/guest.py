@@ -234,7 +234,8 @@ class Bench:
         mixed = " --rwmixread=70" if load.pattern == "randrw" else ""
         fio = (
             f"fio --direct={candidate.direct:d} --ioengine=libaio --rw={load.pattern}{mixed} --bs={load.size}"
-            f" --iodepth={load.depth} --time_based --runtime={seconds:g} --norandommap --group_reporting --output-format=json {jobs}"
+            f" --iodepth={load.depth} --time_based --runtime={seconds:g} --norandommap --group_reporting"
+            f" --output-format=json {jobs}"
         )
         out = self.guest.run(f"{look}; echo ----; {fio}; echo ----; {look}", timeout=seconds + 120).out
         before, told, after = out.split("----\n")
