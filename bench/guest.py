@@ -104,12 +104,12 @@ class Bench:
         """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
         self.lab.up()
         room = (3 * self.luns + 1) * SIZE + 128
-        null = "/sys/kernel/config/nullb/files"
+        null = "/sys/kernel/config/nullb/nullb0"  # since Linux 6.0 the disk is called as this, before by its number
         self.guest.run(
-            f"modprobe brd rd_nr=2 rd_size={SIZE << 10} && modprobe null_blk nr_devices=0 && mkdir {null} &&"
-            f" echo {room} > {null}/size && echo 512 > {null}/blocksize && echo 0 > {null}/irqmode &&"
-            f" echo 1 > {null}/memory_backed && echo 1 > {null}/power && disk=/dev/nullb$(cat {null}/index) &&"
-            f" mkfs.ext4 -q -E nodiscard $disk && mkdir -p {FILES} && mount -o noatime $disk {FILES} &&"
+            f"set -e; modprobe brd rd_nr=2 rd_size={SIZE << 10}; modprobe null_blk nr_devices=0; mkdir {null};"
+            f" echo {room} > {null}/size; echo 512 > {null}/blocksize; echo 0 > {null}/irqmode;"
+            f" echo 1 > {null}/memory_backed; echo 1 > {null}/power;"
+            f" mkfs.ext4 -q -E nodiscard /dev/nullb0; mkdir -p {FILES}; mount -o noatime /dev/nullb0 {FILES};"
             f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
             f" dd if=/dev/zero of={FILES}/$f$n bs=1M count={SIZE} status=none; done; done; sync",
             timeout=300,

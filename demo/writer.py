@@ -35,7 +35,8 @@ def main() -> int:
             began = time.monotonic()
             problem = ""
             try:
-                os.pwrite(fd, record(number), number * RECORD)
+                if os.pwrite(fd, record(number), number * RECORD) < RECORD:
+                    raise OSError(errno.ENOSPC, "a short write")
                 os.fsync(fd)
             except OSError as error:
                 problem = errno.errorcode.get(error.errno or 0, str(error.errno))

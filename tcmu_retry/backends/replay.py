@@ -116,7 +116,8 @@ class ReplayLog:
         self._make(changes, backend)
         return Logged(self, backend)
 
-    def __len__(self) -> int:
+    def count(self) -> int:
+        """Changes that are not flushed."""
         with self._free:
             self._wait()
             return len(self._changes)

@@ -27,7 +27,7 @@ from tcmu_retry.dbus.names import (
     ROOT,
     device_path,
 )
-from tcmu_retry.dbus.systemd import SYSTEMD, SYSTEMD_MANAGER, SYSTEMD_PATH
+from tcmu_retry.dbus.systemd import SYSTEMD
 from tcmu_retry.dbus.values import plain
 
 DBUS = "org.freedesktop.DBus"
@@ -105,19 +105,9 @@ class Client:
             return 0
         return int(answer)
 
-    async def unit(self, process: int) -> str:
-        """The systemd unit that a process belongs to."""
-        try:
-            path = await self._request(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "GetUnitByPID", "u", (process,))
-            return str(await self._request(SYSTEMD, path, PROPERTIES, "Get", "ss", (f"{SYSTEMD}.Unit", "Id")))
-        except CliError:
-            raise CliError(
-                "systemd did not start this tcmu-retryd; end it with SIGUSR2 and start the new one at once"
-            ) from None
-
-    async def restart(self, unit: str) -> None:
-        """Let systemd restart a unit; does not wait for it."""
-        await self._request(SYSTEMD, SYSTEMD_PATH, SYSTEMD_MANAGER, "RestartUnit", "ss", (unit, "replace"))
+    async def systemd(self, path: str, interface: str, member: str, signature: str, *arguments: object) -> Any:
+        """Call systemd."""
+        return await self._request(SYSTEMD, path, interface, member, signature, arguments)
 
     async def events(self, heard: Callable[[list[Any]], None]) -> None:
         """Call `heard` with the body of each Event until the connection ends."""

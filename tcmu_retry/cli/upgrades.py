@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tcmu_retry.cli import output
-from tcmu_retry.cli.client import FAILED, Client, CliError
+from tcmu_retry.cli.client import Client, CliError
+from tcmu_retry.cli.unit import Unit
 from tcmu_retry.core.events import HANDED_OVER, NOT_ADOPTED
 from tcmu_retry.dbus._lib import Variant
 from tcmu_retry.dbus.names import MANAGER, MANAGER_PATH
 
-WAIT_SECONDS = 60.0
 LOOK_SECONDS = 0.2
 
 
@@ -22,18 +22,10 @@ async def upgrade(client: Client, arguments: Namespace) -> None:
     """Restart the daemon; all that is open goes on in the new one."""
     luns, former = await client.names(), await client.process()
     version = await _version(client)
-    unit = await client.unit(former)
+    unit = await Unit.of(client, former)
     began = time.time()
-    await client.restart(unit)
-    until = time.monotonic() + WAIT_SECONDS
-    while problem := await _problem(client, former, luns):
-        if time.monotonic() > until:
-            raise CliError(
-                f"{problem}, {WAIT_SECONDS:g} s after it was restarted; `journalctl -u {unit}` says why, and LUNs that"
-                " nobody serves answer BUSY",
-                FAILED,
-            )
-        await asyncio.sleep(LOOK_SECONDS)
+    await unit.restart()
+    await _served(client, unit, former, luns)
     told = await client.manager("GetHistory", "sa{sv}", "", {"since": Variant("d", began)})
     found = [_seen(name, told) for name in luns]
     now = await _version(client)
@@ -56,6 +48,26 @@ async def upgrade(client: Client, arguments: Namespace) -> None:
 
 async def _version(client: Client) -> str:
     return str(await client.property(MANAGER_PATH, MANAGER, "Version"))
+
+
+async def _served(client: Client, unit: Unit, former: int, luns: Sequence[str]) -> None:
+    """Wait until all is as it was. Raises CliError once it will not be.
+
+    systemd says whether the unit comes up. LUNs that it then does not serve have as long as it had to start.
+    """
+    ready = 0.0
+    while problem := await _problem(client, former, luns):
+        if not await unit.restarting():
+            ready = ready or time.monotonic()
+            if down := await unit.down():
+                raise _given_up(unit, f"{unit.name} is {down}")
+            if time.monotonic() - ready > (limit := await unit.start_seconds()):
+                raise _given_up(unit, f"{problem}, {limit:g} s after {unit.name} was ready")
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _given_up(unit: Unit, why: str) -> CliError:
+    return CliError(f"{why}; `journalctl -u {unit.name}` says more, and LUNs that nobody serves answer BUSY")
 
 
 async def _problem(client: Client, former: int, luns: Sequence[str]) -> str:

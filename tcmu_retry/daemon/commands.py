@@ -117,8 +117,18 @@ class Commands:
 
     async def quiet(self, seconds: float) -> bool:
         """Wait until no I/O is out; False if that took longer."""
+        return await self._not(
+            lambda: bool(self._closings or self._pump.statistics().in_flight or self._engine.in_flight), seconds
+        )
+
+    async def caught_up(self, seconds: float) -> bool:
+        """Wait until the pump has done what was asked of it so far; False if that took longer."""
+        self.shut_gate()
+        return await self._not(lambda: bool(self._closings), seconds)
+
+    async def _not(self, so: Callable[[], bool], seconds: float) -> bool:
         until = self._loop.time() + seconds
-        while not self._over and (self._closings or self._pump.statistics().in_flight or self._engine.in_flight):
+        while not self._over and so():
             if self._loop.time() >= until:
                 return False
             await asyncio.sleep(0.02)

@@ -88,7 +88,7 @@ class Simulation(Service):
         """There is no kernel to listen to."""
 
     async def stop(self, hand_over: bool = False) -> None:
-        await self._leave_all()
+        await self._leave()
 
     async def export(self, request: ExportRequest) -> ExportResult:
         if problem := self.check_config(request.config):
@@ -108,7 +108,7 @@ class Simulation(Service):
         )
         self._faults[request.name] = Faults()
         try:
-            await self.serve(lun, self._source.device(request.config), kernel, True)
+            await self._luns.serve(lun, self._source.device(request.config), kernel, True)
         except BackendError as error:
             raise ApiError("BackendUnavailable", str(error)) from error
         self.kernels[request.name] = kernel
@@ -117,7 +117,7 @@ class Simulation(Service):
 
     async def unexport(self, name: str) -> None:
         self.device(name)
-        await self.forget(f"uio-{name}")
+        await self._luns.forget(f"uio-{name}")
         self.kernels.pop(name).remove()
         await offload(self._keep.forget, name)
 
@@ -134,8 +134,8 @@ class Simulation(Service):
                 file.truncate(new.size)
             config = ";".join(filter(None, [str(path), "buffered=true", new.settings]))
             await self.export(ExportRequest(new.name, config, size=new.size, any_initiator=True))
-            self._spawn(self._initiator(new.name, new.size))
-        self._spawn(self._carry_out(script.steps))
+            self._tasks.spawn(self._initiator(new.name, new.size))
+        self._tasks.spawn(self._carry_out(script.steps))
 
     async def _carry_out(self, steps: Sequence[Step]) -> None:
         loop = asyncio.get_running_loop()

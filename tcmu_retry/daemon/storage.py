@@ -62,7 +62,9 @@ class Storage:
         self._lun = lun
         self._emit = emit
         self._identity: Identity | None = place.memory.record.identity if place.memory.record else None
-        self._log = (replay or ReplayLog(REPLAY_BYTES)) if place.config.cache == "writeback" else None
+        self._log: ReplayLog | None = None
+        if place.config.cache == "writeback":
+            self._log = ReplayLog(REPLAY_BYTES) if replay is None else replay
         self._refused = False
         self.had = asyncio.Event()  # it was open, so no earlier process has I/O there
         self._look: asyncio.Task[list[Link]] | None = None
@@ -126,7 +128,7 @@ class Storage:
 
     async def close(self, flush: bool = True) -> None:
         """Storage that does not let itself be closed is left to the kernel. flush: no other daemon has the log."""
-        if flush and self._log is not None and len(self._log):
+        if flush and self._log is not None and self._log.weight:
             # Before somebody else may have it: what a log writes again must not lie over what they wrote.
             with contextlib.suppress(BackendError):
                 await self.forget_unflushed()

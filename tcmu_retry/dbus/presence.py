@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from pathlib import Path
 
 from tcmu_retry.dbus._lib import (
@@ -28,6 +29,10 @@ REJOIN_SECONDS_AT_MOST = 30.0
 
 class BusError(Exception):
     """A name cannot be offered: one sentence that says why and what to do."""
+
+
+class OwnerEndsError(BusError):
+    """The name is a killed process's, and comes free by itself."""
 
 
 class Presence:
@@ -88,12 +93,17 @@ class Presence:
             ) from error
         if reply is RequestNameReply.PRIMARY_OWNER:
             return
-        owner = ""
-        with contextlib.suppress(LookupError, OSError):
+        try:
             number = await ask_bus(bus, "GetConnectionUnixProcessID", self._name)
-            owner = f" by process {number}"
-            owner += f" ({_program(number)})"
-        raise BusError(f"{self._name} is taken on {where}{owner}; {self._taken}")
+            program, killed = _program(number)
+        except (LookupError, OSError) as error:
+            raise OwnerEndsError(f"{self._name} was just given free on {where}") from error
+        if killed:
+            raise OwnerEndsError(
+                f"{self._name} is on {where} still process {number}'s ({program}), which was killed and ends when its"
+                " I/O returns; bring the storage back that this waits for"
+            )
+        raise BusError(f"{self._name} is taken on {where} by process {number} ({program}); {self._taken}")
 
     async def _keep(self) -> None:
         """The LUNs live on without a bus, and a person must be able to end a hold: join again when it is back."""
@@ -120,8 +130,13 @@ class Presence:
         return True
 
 
-def _program(process: int) -> str:
-    return Path(f"/proc/{process}/comm").read_text(errors="replace").strip()
+def _program(process: int) -> tuple[str, bool]:
+    """Its name, and whether it was killed and is kept by a thread that waits in the kernel. Raises OSError."""
+    text = Path(f"/proc/{process}/status").read_text(errors="replace")
+    fields = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
+    pending = int(fields["SigPnd"], 16) | int(fields["ShdPnd"], 16)
+    killed = fields["State"][0] in "ZX" or bool(pending >> signal.SIGKILL - 1 & 1)
+    return fields["Name"], killed
 
 
 async def _ended(bus: MessageBus) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 from tcmu_retry.daemon.api import DeviceApi, Notice, ServiceApi, Watcher
 from tcmu_retry.dbus._lib import Message
 from tcmu_retry.dbus.device import DeviceObject
 from tcmu_retry.dbus.interface import Method
 from tcmu_retry.dbus.manager import Manager, event
 from tcmu_retry.dbus.names import BUS_NAME, MANAGER_PATH, ROOT, device_name, device_path
-from tcmu_retry.dbus.presence import Presence
+from tcmu_retry.dbus.presence import OwnerEndsError, Presence
 from tcmu_retry.dbus.tree import Tree
+
+log = logging.getLogger(__name__)
 
 
 async def serve(service: ServiceApi, *, address: str | None = None) -> Running:
@@ -29,12 +33,18 @@ class Running:
         self._manager = Manager(service)
 
     async def start(self) -> None:
-        """Raises BusError; then nothing was left behind."""
+        """Raises BusError; then nothing was left behind.
+
+        Behind a killed daemon whose I/O hangs it is not waited for: the LUNs must be answered BUSY meanwhile.
+        """
         self._service.watch(Watcher(self._changed, self._added, self._removed, self._notice))
         self._tree.add(MANAGER_PATH, self._manager)
         for device in self._service.devices():
             self._added(device)
-        await self._presence.join()
+        try:
+            await self._presence.join()
+        except OwnerEndsError as error:
+            log.warning("%s", error)
         self._presence.keep()
 
     async def close(self) -> None:

@@ -184,6 +184,9 @@ class Pump(Protocol):
 
     def statistics(self) -> Statistics: ...
 
+    def keeps_buffers(self) -> bool:
+        """Whether there are answered commands whose buffers I/O that is out, ours or a former process's, may use."""
+
     def running(self) -> list[tuple[Command, float]]:
         """Commands whose I/O has not returned, and since when (CLOCK_MONOTONIC seconds)."""
 

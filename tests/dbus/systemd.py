@@ -14,11 +14,17 @@ UNIT, JOB = "/org/freedesktop/systemd1/unit/tcmu", "/org/freedesktop/systemd1/jo
 
 
 class Systemd:
-    """job: the type of the unit's job, "" for none. restart: called when somebody asks for one."""
+    """job: the type of the unit's job, "" for none. restart: called when somebody asks for one, which lasts as long.
 
-    def __init__(self, job: str, restart: Callable[[], object]) -> None:
+    After it the unit is `active`, or has failed with `result`. start_seconds: its TimeoutStartSec.
+    """
+
+    def __init__(self, job: str, restart: Callable[[], object], result: str, start_seconds: float) -> None:
         self.job = job
         self.restart = restart
+        self.result = result
+        self.start_seconds = start_seconds
+        self.active = "active"
         self.asked: list[str] = []
         self.restarting: list[threading.Thread] = []
 
@@ -35,16 +41,34 @@ class Systemd:
                 return Message.new_method_return(message, "v", [Variant("(uo)", [7, JOB] if self.job else [0, "/"])])
             case "Get", path, [_, "JobType"] if path == JOB:
                 return Message.new_method_return(message, "v", [Variant("s", self.job)])
+            case "Get", path, [_, "ActiveState"] if path == UNIT:
+                return Message.new_method_return(message, "v", [Variant("s", self.active)])
+            case "Get", path, [_, "Result"] if path == UNIT:
+                return Message.new_method_return(message, "v", [Variant("s", self.result)])
+            case "Get", path, [_, "TimeoutStartUSec"] if path == UNIT:
+                return Message.new_method_return(message, "v", [Variant("t", round(self.start_seconds * 1e6))])
             case "RestartUnit", _, ["tcmu-retryd.service", "replace"]:
-                self.restarting.append(threading.Thread(target=self.restart))
+                self.job, self.active = "restart", "deactivating"
+                self.restarting.append(threading.Thread(target=self._restart))
                 self.restarting[-1].start()
                 return Message.new_method_return(message, "o", [JOB])
         return False
 
+    def _restart(self) -> None:
+        self.restart()
+        self.active = "active" if self.result == "success" else "failed"
+        self.job = ""
+
 
 @contextmanager
-def systemd(address: str, job: str = "", restart: Callable[[], object] = lambda: None) -> Iterator[Systemd]:
-    manager = Systemd(job, restart)
+def systemd(
+    address: str,
+    job: str = "",
+    restart: Callable[[], object] = lambda: None,
+    result: str = "success",
+    start_seconds: float = 60.0,
+) -> Iterator[Systemd]:
+    manager = Systemd(job, restart, result, start_seconds)
     with offered(address, NAME, manager.answer):
         try:
             yield manager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,6 +33,22 @@ class Bus:
         self._socket.unlink(missing_ok=True)
 
 
+# A process that is over but for one thread, as one that was killed and has I/O in the kernel.
+DYING = """
+import asyncio, ctypes, sys, threading
+from tcmu_retry.dbus._lib import MessageBus
+
+async def own():
+    bus = await MessageBus(bus_address=sys.argv[1]).connect()
+    await bus.request_name("org.tcmu.Retry1")
+    print("owned", flush=True)
+    await bus.wait_for_disconnect()
+
+threading.Thread(target=asyncio.run, args=(own(),)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
 @pytest.fixture
 def bus_alone(tmp_path: Path) -> Iterator[Bus]:
     bus = Bus(tmp_path)
@@ -46,6 +63,25 @@ def wait(what: Callable[[], object], seconds: float = 30) -> None:
     while not what():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def test_a_daemon_behind_a_killed_one_that_does_not_end_serves_and_takes_the_name_when_it_has(
+    bus_alone: Bus, tmp_path: Path
+) -> None:
+    """It would else be taken for another one that runs, and nobody would serve, or block, any LUN."""
+    (tmp_path / "etc").mkdir()
+    command = [sys.executable, "-c", DYING, bus_alone.address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as dying:
+        try:
+            assert dying.stdout is not None
+            assert dying.stdout.readline() == "owned\n"
+            world = World(bus_alone.address, tmp_path, start(bus_alone.address, tmp_path))
+            wait(lambda: "which was killed" in world.said() or world.daemon.poll())
+            assert world.daemon.poll() is None, world.said()
+        finally:
+            dying.kill()
+    world.wait()
+    world.stop()
 
 
 def test_a_bus_that_begins_anew_is_joined_and_nothing_held_is_lost(bus_alone: Bus, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ def test_a_broken_ring_is_listed_explained_and_told(world: World) -> None:
     hang.touch()
     world.hung = True
     reading = world.read("vm1", 1)
+    wait(lambda: world.json("device", "show", "vm1")["device"]["in_flight"])
     world.ask(lun="vm1", damage=True)
     wait(lambda: "ring broken" in world.cli("device", "list"))
     assert "Device or resource busy" in world.json("device", "show", "vm1")["device"]["ring_error"]

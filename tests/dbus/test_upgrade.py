@@ -46,6 +46,28 @@ def test_upgrade_waits_for_the_new_daemon_and_tells_its_version(world: World) ->
     assert done["luns"] == []
 
 
+def test_upgrade_waits_as_long_as_systemd_does(world: World) -> None:
+    """The restart lasts longer than the unit has to start: stopping has a time of its own."""
+    with systemd(world.address, restart=world.restart, start_seconds=0.001):
+        assert world.json("upgrade")["upgrade"]["luns"] == []
+
+
+def test_upgrade_gives_up_when_the_unit_has_failed(world: World) -> None:
+    with systemd(world.address, restart=world.stop, result="timeout"):
+        result = world.call("upgrade")
+    assert result.code == 1
+    assert "tcmu-retryd.service is failed (timeout); `journalctl -u tcmu-retryd.service` says more" in result.err
+
+
+def test_upgrade_gives_up_on_a_lun_that_is_not_served_in_the_time_that_the_unit_has_to_start(world: World) -> None:
+    """The new daemon is ready, its kernel has no LUN."""
+    world.lun("vm1")
+    with systemd(world.address, restart=world.restart, start_seconds=0.5):
+        result = world.call("upgrade")
+    assert result.code == 1
+    assert "vm1 is not served, 0.5 s after tcmu-retryd.service was ready" in result.err
+
+
 def test_upgrade_of_a_daemon_that_systemd_did_not_start_says_what_to_do(world: World) -> None:
     result = world.call("upgrade")
     assert result.code == 1

@@ -48,7 +48,7 @@ def run(part: str) -> bool:
     log = RESULTS / f"{part}.log"
     passed(part).unlink(missing_ok=True)
     began = time.monotonic()
-    command = [sys.executable, "-m", "pytest", f"tests/soak/test_{part}.py", "-o", "faulthandler_timeout=0"]
+    command = [sys.executable, "-m", "pytest", f"tests/soak/test_{part}.py", "-s", "-o", "faulthandler_timeout=0"]
     with log.open("w") as out:
         process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out)
         while True:

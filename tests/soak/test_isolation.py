@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from tests.soak.conftest import Record
 from tests.vm.guest import ROOT
-from tests.vm.lab import Lab, Lun, Storage, eventually
+from tests.vm.lab import START, Lab, Lun, Storage, eventually
 
 GOOD = 13
 ROUNDS = 3  # pairs, each in another order
@@ -82,7 +82,7 @@ def measure(
     lab.guest.start(
         [sys.executable, "-m", "tests.soak.asking", str(SECONDS), *luns], f"{name}.asked", PYTHONPATH=str(ROOT)
     )
-    eventually(lambda: lab.log(f"{name}.asked").startswith("ready"), 90, "who asks")
+    eventually(lambda: lab.log(f"{name}.asked").startswith("ready"), START, "who asks")
     out = lab.guest.run(_fio("good", disks, SECONDS, options), timeout=SECONDS + 120).out
     write = json.loads(out[out.index("{") :])["jobs"][0]["write"]
     eventually(lambda: lab.log(f"{name}.asked").strip().endswith("]"), 60, "what D-Bus answered")

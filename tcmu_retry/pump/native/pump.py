@@ -39,7 +39,9 @@ from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
-HOLD, AFTER_HOLD = 0.05, 1.0  # seconds: what arrives waits for the workers no longer, nor soon again
+# Seconds that what arrives waits for the workers, and each time longer until they come to an end; and how many times as
+# long it does not.
+HOLD, HOLD_MOST, BETWEEN = 0.05, 1.0, 20
 
 _OPS = {core.READ: Op.READ, core.WRITE: Op.WRITE, core.FLUSH: Op.FLUSH}
 
@@ -56,6 +58,7 @@ class NativePump(ReferencePump):
         self._last_lender: Logged | None = None
         self._claims: dict[int, tuple[Logged, Claim]] = {}  # by slot: of these, what concerns a log
         self._held = 0.0  # CLOCK_MONOTONIC: since when what arrives waits; 0: it does not
+        self._hold = HOLD
         self._released = threading.Event()
         try:
             self._ring.prepare(self._channel.fileno(), self._channel.bell, self._wake, EXCLUDING)
@@ -162,16 +165,18 @@ class NativePump(ReferencePump):
             return True
         if self._running or self._ring.flushing:
             now = time.monotonic()
-            if not self._held or now > self._held + AFTER_HOLD:
+            if not self._held:
                 self._held = now
-            self._ring.hold = now < self._held + HOLD
+            elif now > self._held + self._hold * BETWEEN:
+                self._held, self._hold = now, min(self._hold * 2, HOLD_MOST)
+            self._ring.hold = now < self._held + self._hold
             return False
         lent = backend.lend(MAXIMUM_TRANSFER, partial(self._ask, self._take_back))
         if lent is None:
             return False
         self._ring.lend(*lent)
         self._lender = self._last_lender = backend
-        self._held = 0.0
+        self._held, self._hold = 0.0, HOLD
         return True
 
     def _take_over(self) -> None:

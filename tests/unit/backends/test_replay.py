@@ -149,10 +149,10 @@ def test_a_good_flush_empties_the_log_and_a_rewritten_block_is_kept_once() -> No
     backend = log.over(storage)
     for number in range(100):
         write(backend, 3, number)
-    assert len(log) == 1
+    assert log.count() == 1
     assert log.weight == 512 + RECORD
     backend.flush()
-    assert len(log) == 0
+    assert log.count() == 0
     assert log.weight == 0
 
 
@@ -239,7 +239,7 @@ def test_a_flush_beside_an_error_proves_nothing() -> None:
     write(storage.backend, 1, 1)
     with pytest.raises(OSError, match="Input/output"):
         storage.backend.flush()
-    assert len(log) == 1
+    assert log.count() == 1
     storage.backend.flush()
     assert storage.medium[512:1024] == block(1)
 
@@ -353,7 +353,7 @@ def test_all_who_find_the_log_full_wait_for_one_flush(fails: bool) -> None:
 
 def test_who_waits_for_a_log_that_is_lent_has_it_before_it_is_lent_again() -> None:
     """
-    waiter    len(): asks for it, and waits
+    waiter    count(): asks for it, and waits
     borrower  gives it back, wants it again at once, faster than the waiter is awake: not yet
     """
     asked = threading.Event()
@@ -363,7 +363,7 @@ def test_who_waits_for_a_log_that_is_lent_has_it_before_it_is_lent_again() -> No
     storage = Volatile()
     log.over(storage)
     assert log.lend(storage, SIZE, asked.set) is not None
-    waiter = threading.Thread(target=log.__len__, daemon=True)
+    waiter = threading.Thread(target=log.count, daemon=True)
     waiter.start()
     assert asked.wait(10)
     with log._free:

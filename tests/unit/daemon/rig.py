@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from tcmu_retry.backends.base import Identity
+from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core.initiators import PROFILES, Profile
 from tcmu_retry.core.policy import DEFAULT, change
 from tcmu_retry.daemon import records
@@ -132,6 +133,7 @@ class Rig:
         kernel: SimulatedKernel | None = None,
         initiator: Profile = PROFILES["linux"],
         wishes: Wishes | None = None,
+        replay: ReplayLog | None = None,
     ) -> None:
         self.sharers = ""  # who else waits for this LUN's answers
         self.kernel = kernel or SimulatedKernel()
@@ -164,6 +166,7 @@ class Rig:
             records.Memory(NoRecords(Path()), "vm1", "/nowhere"),
             {},
             lambda _: None,
+            replay=replay,
             wishes=wishes,
         )
 
@@ -220,9 +223,10 @@ async def served(
     policy: Mapping[str, str] | None = None,
     kernel: SimulatedKernel | None = None,
     initiator: Profile = PROFILES["linux"],
+    replay: ReplayLog | None = None,
 ) -> AsyncIterator[Rig]:
     """A LUN being served; each command must have been answered when it goes."""
-    rig = Rig(cache, policy, kernel, initiator)
+    rig = Rig(cache, policy, kernel, initiator, replay=replay)
     await rig.device.attach(rig.kernel, fresh=True)
     try:
         yield rig

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from tcmu_retry.backends import linux
-from tcmu_retry.daemon import door
-from tcmu_retry.daemon import service as module
+from tcmu_retry.daemon import announcements, door, export, luns, rival, service, takeover
 from tcmu_retry.daemon.api import ApiError
 from tcmu_retry.daemon.config import Source
 from tcmu_retry.daemon.service import Service
@@ -77,16 +76,16 @@ class World:
         self.parameters.mkdir()
         monkeypatch.setattr(uio, "CONFIGFS", root / "core")
         monkeypatch.setattr(configfs, "PARAMETERS", self.parameters)
-        monkeypatch.setattr(module.rival, "find", lambda: "")
-        monkeypatch.setattr(module, "TcmuNetlink", lambda: self.netlink)
-        monkeypatch.setattr(module, "Uevents", self.take_hints)
-        monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
-        monkeypatch.setattr(module, "scan", lambda subtype: list(self.shown.values()))
-        monkeypatch.setattr(module, "find", self.shown.get)
+        monkeypatch.setattr(rival, "find", lambda: "")
+        monkeypatch.setattr(announcements, "TcmuNetlink", lambda: self.netlink)
+        monkeypatch.setattr(service, "Uevents", self.take_hints)
+        monkeypatch.setattr(luns, "LATE_SECONDS", 0.0)
+        monkeypatch.setattr(luns, "scan", lambda subtype: list(self.shown.values()))
+        monkeypatch.setattr(luns, "find", self.shown.get)
         monkeypatch.setattr(door, "find", self.shown.get)
         monkeypatch.setattr(door, "SYS", root / "uio")
-        monkeypatch.setattr(module.takeover, "open_channel", self.open_channel)
-        monkeypatch.setattr(module.takeover, "open_wishes", lambda uio, fresh: Wishes())
+        monkeypatch.setattr(takeover, "open_channel", self.open_channel)
+        monkeypatch.setattr(takeover, "open_wishes", lambda uio, fresh: Wishes())
         real = Path.write_text
 
         def write_text(path: Path, *arguments: str) -> int:
@@ -137,6 +136,27 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return World(tmp_path, monkeypatch)
+
+
+class Opening:
+    """Of a LUN's uio device, which lasts until the test lets it go."""
+
+    def __init__(self, world: World) -> None:
+        self.begun = threading.Event()
+        self.let_go = threading.Event()
+        self._world = world
+
+    def open_channel(self, uio: UioDevice, fresh: bool, unproven: Callable[[int, str], None]) -> SimulatedChannel:
+        self.begun.set()
+        self.let_go.wait(10)
+        return self._world.open_channel(uio, fresh, unproven)
+
+
+@pytest.fixture
+def opening(world: World, monkeypatch: pytest.MonkeyPatch) -> Opening:
+    made = Opening(world)
+    monkeypatch.setattr(takeover, "open_channel", made.open_channel)
+    return made
 
 
 @asynccontextmanager
@@ -203,29 +223,20 @@ def test_a_lun_whose_announcement_was_lost_is_found(world: World) -> None:
 
 
 def test_who_waits_for_an_announcement_that_was_lost_is_told_no_after_those_that_were_heard(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, opening: Opening
 ) -> None:
     """vm1 is being made, and answered first; whoever else waits would wait for ever."""
-    let_go = threading.Event()
-    opening = threading.Event()
-
-    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
-        opening.set()
-        let_go.wait(10)
-        return world.kernels[uio.uio].open()
-
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
 
     async def story() -> None:
         async with running(world):
             device = world.make("vm1")
             world.netlink.announce(Added(device, 1))
-            await until(opening.is_set, "the device being opened")
+            await until(opening.begun.is_set, "the device being opened")
             world.netlink.lost()
             world.netlink.lost()
             await asyncio.sleep(0.01)
             assert "reset_netlink" not in [path.name for _, path in world.touched]
-            let_go.set()
+            opening.let_go.set()
             await until(lambda: (1, 0) in world.netlink.answers, "an answer")
             await until(lambda: "reset_netlink" in [path.name for _, path in world.touched], "the others told")
             assert world.served() == ["vm1"]
@@ -245,7 +256,7 @@ def test_a_lun_that_was_there_is_taken_up_when_the_host_is_short_of_something(
             raise short.pop()
         return world.kernels[uio.uio].open()
 
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
+    monkeypatch.setattr(takeover, "open_channel", open_channel)
 
     async def story() -> None:
         world.make("vm1")
@@ -282,23 +293,14 @@ def test_who_waited_for_a_daemon_that_died_is_let_go_by_the_next(world: World) -
     asyncio.run(story())
 
 
-def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_daemon_that_ends_answers_what_it_was_just_at(world: World, opening: Opening) -> None:
     """Whoever enables a LUN waits in the kernel, unkillably: an error now, not when the next daemon comes."""
-    let_go = threading.Event()
-    opening = threading.Event()
-
-    def open_channel(uio: UioDevice, fresh: bool, refuse: Callable[[int, str], None]) -> SimulatedChannel:
-        opening.set()
-        let_go.wait(10)
-        return world.kernels[uio.uio].open()
-
-    monkeypatch.setattr(module.takeover, "open_channel", open_channel)
 
     async def story() -> None:
         async with running(world):
             world.netlink.announce(Added(world.make("vm1"), 1))
-            await until(opening.is_set, "the device being opened")
-        let_go.set()
+            await until(opening.begun.is_set, "the device being opened")
+        opening.let_go.set()
         assert dict(world.netlink.answers)[1] < 0
 
     asyncio.run(story())
@@ -315,8 +317,8 @@ def test_an_unexport_that_fails_leaves_the_lun_served(world: World, monkeypatch:
         touching.add(threading.current_thread().name)
         raise ApiError("Failed", f"unexport of {name} failed")
 
-    monkeypatch.setattr(module.export, "check_ours", lambda name: touching.add(threading.current_thread().name))
-    monkeypatch.setattr(module.export, "unexport", fail)
+    monkeypatch.setattr(export, "check_ours", lambda name: touching.add(threading.current_thread().name))
+    monkeypatch.setattr(export, "unexport", fail)
 
     async def story() -> None:
         async with running(world):

@@ -19,11 +19,11 @@ from tcmu_retry.daemon import device, takeover
 from tcmu_retry.daemon.wishes import Wishes
 from tcmu_retry.scsi.designators import of_unit
 from tcmu_retry.scsi.disk import DiskIdentity
-from tcmu_retry.scsi.request import Direction
+from tcmu_retry.scsi.request import Direction, Status
 from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.own import drop_own, open_own, read_own, write_own
 from tcmu_retry.tcmu.ring import Ring
-from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, SimulatedChannel, SimulatedKernel
+from tcmu_retry.tcmu.simulated import ABORT_TASK, LUN_RESET, PREEMPT_AND_ABORT, SimulatedChannel, SimulatedKernel
 from tcmu_retry.tcmu.uio import UioDevice
 from tests.unit.daemon.rig import BLOCK, Memory, Rig, served, until
 from tests.unit.scsi.test_copying import parameters, segment, target
@@ -322,6 +322,49 @@ def test_a_hand_over_does_not_wait_for_a_flush_for_the_log_outlives_the_daemon_t
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("way", ["stop", "hand_over"])
+def test_the_buffer_of_io_that_outlives_its_daemon_is_nobody_else_s(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read hangs and is answered    the daemon ends    the LUN answers BUSY, for the kernel has the buffer back.
+
+    What the storage still reads into it would else be found in a new write.
+    """
+    monkeypatch.setattr(device, "DRAIN_SECONDS", 0.05)
+
+    async def play() -> None:
+        succession = Succession()
+        rig = await succession.begin()
+        let_go = rig.storage.hang["read"] = threading.Event()
+        one = rig.read(0)
+        await until(lambda: "read" in rig.storage.calls, "the read out")
+        if way == "stop":
+            await rig.device.stop()
+            assert await rig.answer(one) == "BUSY"
+        else:
+            succession.kernel.abort([one], PREEMPT_AND_ABORT)  # one of those that are answered at once
+            assert await rig.answer(one) == "TASK ABORTED"
+            await succession.hand_over()
+        assert succession.kernel.kept_ids == {1}
+        two = rig.write(1, b"two")
+        assert two.status == Status.BUSY
+        let_go.set()
+        await until(lambda: lets_itself_be_opened(succession.kernel), "the end of that I/O")
+        os.close(succession.file)
+
+    asyncio.run(play())
+
+
+@story
+async def test_a_daemon_that_stops_with_no_io_out_leaves_what_comes_to_the_next_one(succession: Succession) -> None:
+    rig = await succession.begin()
+    assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+    await rig.device.stop()
+    two = rig.write(1, b"two")
+    assert two.status is None
+    succession.first = False
+    rig = await succession.next()
+    assert await rig.answer(two) == "GOOD"
+
+
 @story
 async def test_without_a_journal_there_is_nothing_to_hand_over_and_all_is_answered_busy(
     succession: Succession,
@@ -522,7 +565,18 @@ def test_what_a_killed_daemon_had_not_flushed_is_in_the_next_one_s_log(machine: 
     storage.lose()
     takeover.open_log(machine.uio, fresh=False).over(storage).flush()
     assert storage.stable.startswith(b"a" * BLOCK)
-    assert len(takeover.open_log(machine.uio, fresh=False)) == 0
+    assert takeover.open_log(machine.uio, fresh=False).count() == 0
+
+
+def test_what_is_written_through_a_new_lun_s_log_is_in_the_next_daemon_s(machine: Machine) -> None:
+    """The log is empty when the LUN gets it, and it is that one which the LUN writes to."""
+
+    async def story() -> None:
+        async with served(cache="writeback", replay=takeover.open_log(machine.uio, fresh=True)) as rig:
+            assert await rig.answer(rig.write(0, b"one")) == "GOOD"
+            assert takeover.open_log(machine.uio, fresh=False).count() == 1
+
+    asyncio.run(story())
 
 
 def test_where_a_log_should_be_and_is_none_a_flush_fails_however_often_the_daemon_begins(machine: Machine) -> None:
