@@ -21,6 +21,7 @@ defaults {
     max_polling_interval 1
     path_checker tur
     path_grouping_policy failover
+    detect_pgpolicy no
     failback manual
     no_path_retry 60
 }
@@ -30,10 +31,12 @@ blacklist {
 """
 
 
+# By the path, not the map; each waits for as long as it is held.
+READS = "for at in 8 16 24; do dd if={disk} of=/dev/null iflag=direct bs=1M skip=$at count=1 & done; wait"
 PROGRAMS = ("multipath-tools", "multipath", "multipathd")
 
 
-@pytest.fixture(params=["good", "transitioning"])
+@pytest.fixture(params=["transitioning", "good"])
 def health(request: pytest.FixtureRequest) -> str:
     """What TEST UNIT READY says of the LUN that is held."""
     return str(request.param)
@@ -96,10 +99,12 @@ def test_report_as_path_fails_over_and_holding_keeps_the_path(multipath: Lab, he
 
     Two maps. 0 s  writers run    the storage behind the path in use of both fails
     over:  retry_timeout=5s: reported as path, the path fails, and in 25 s the writer is on the other one
-    stay:  held, with this health: for 25 s the path counts as it did    storage back: the writer goes on there
+    stay:  held, with this health; three reads at other places find the same, so that the storage is known to be away:
+           for 25 s the path counts as it did    storage back: the writer goes on there
 
     The checker takes 02/04/0A, `transitioning`, for "pending", which leaves the path as it is, since multipath-tools
-    0.9.5; Debian 12's 0.9.4 takes it for down, so that there `good` is what keeps a path.
+    0.9.5; Debian 12's 0.9.4 takes it for down, so that there `good` is what keeps a path. Since 0.9.6 they put all
+    paths of a LUN of LIO into one group, for its ALUA, unless `detect_pgpolicy` is off.
     """
     lab = multipath
     version = re.findall(r"v(\d+\.\d+\.\d+)", lab.guest.run("multipath -h 2>&1; true").out)[0]
@@ -115,6 +120,7 @@ def test_report_as_path_fails_over_and_holding_keeps_the_path(multipath: Lab, he
         for lun in (over, stay):
             lun.storage.fail()
         cut = uptime(lab.guest)
+        lab.guest.start(READS.format(disk=stay.disk), "reads.log")
         made[0].wait_wrote_after(cut + 5, 25)
         time.sleep(max(0.0, cut + 25 - uptime(lab.guest)))
         states = path_states(lab)
