@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.shown import commands
 from tests.soak.conftest import Record
 from tests.vm.guest import Guest, free_port
 from tests.vm.lab import START, eventually
-from tests.vm.systemd import SystemdGuest
+from tests.vm.systemd import SystemdGuest, initrd
 from tests.vm.writing import Writer, uptime, writers
 
 SECTORS = 256 << 11
@@ -148,18 +149,27 @@ def shown() -> tuple[list[str], str]:
 class Cluster:
     """The nodes that are alive."""
 
-    def __init__(self, disk: Path, lan: Lan) -> None:
+    def __init__(self) -> None:
         self.nodes: dict[str, SystemdGuest] = {}
-        for name, address in NODES.items():
-            # Both QEMUs have it in this machine's page cache: what one has written the other reads.
-            shared = (
-                f"-drive file={disk},if=none,id=shared,format=raw,cache=unsafe,file.locking=off",
-                "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
-            )
+
+    def boot(self, disk: Path, lan: Lan) -> None:
+        """Both at once: what a processor does at boot it does alone."""
+        initrd()
+        # Both QEMUs have the disk in this machine's page cache: what one has written the other reads.
+        shared = (
+            f"-drive file={disk},if=none,id=shared,format=raw,cache=unsafe,file.locking=off",
+            "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
+        )
+        cards = {name: lan.card() for name in NODES}
+
+        def boot(name: str) -> None:
             self.nodes[name] = SystemdGuest(
-                f"node-{name}", "1G", disks=0, options=[*lan.card(), *shared],
-                prepare=PREPARE.replace("NODE", name).replace("ADDRESS", address),
+                f"node-{name}", "1G", disks=0, options=[*cards[name], *shared],
+                prepare=PREPARE.replace("NODE", name).replace("ADDRESS", NODES[name]),
             )  # fmt: skip
+
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(boot, NODES))
 
     def run(self, command: str, timeout: float = 300) -> str:
         """By a node that is alive, and by which does not matter."""
@@ -202,8 +212,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, lan: Lan) -> Iterator[Clus
     disk = tmp_path_factory.mktemp("cluster") / "shared.raw"
     with disk.open("wb") as file:
         file.truncate(SECTORS * 512)
-    cluster = Cluster(disk, lan)
+    cluster = Cluster()
     try:
+        cluster.boot(disk, lan)
         yield cluster
     finally:
         cluster.close()
