@@ -147,29 +147,35 @@ def shown() -> tuple[list[str], str]:
 
 
 class Cluster:
-    """The nodes that are alive."""
+    """The nodes that are alive, and the initiator."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, SystemdGuest] = {}
+        self.initiator: Guest | None = None
 
     def boot(self, disk: Path, lan: Lan) -> None:
-        """Both at once: what a processor does at boot it does alone."""
+        """All at once: what a machine does at boot it does on one processor."""
         initrd()
         # Both QEMUs have the disk in this machine's page cache: what one has written the other reads.
         shared = (
             f"-drive file={disk},if=none,id=shared,format=raw,cache=unsafe,file.locking=off",
             "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
         )
-        cards = {name: lan.card() for name in NODES}
+        cards = {name: lan.card() for name in (*NODES, "initiator")}
 
-        def boot(name: str) -> None:
+        def initiator() -> None:
+            self.initiator = Guest("initiator", memory="1G", disks=0, options=cards["initiator"])
+
+        def node(name: str) -> None:
             self.nodes[name] = SystemdGuest(
                 f"node-{name}", "1G", disks=0, options=[*cards[name], *shared],
                 prepare=PREPARE.replace("NODE", name).replace("ADDRESS", NODES[name]),
             )  # fmt: skip
 
         with ThreadPoolExecutor() as pool:
-            list(pool.map(boot, NODES))
+            booting = [pool.submit(initiator), *(pool.submit(node, name) for name in NODES)]
+        for each in booting:
+            each.result()
 
     def run(self, command: str, timeout: float = 300) -> str:
         """By a node that is alive, and by which does not matter."""
@@ -192,6 +198,8 @@ class Cluster:
     def close(self) -> None:
         for name in list(self.nodes):
             self.kill(name)
+        if self.initiator:
+            self.initiator.close()
 
 
 def held(node: SystemdGuest) -> int:
@@ -221,17 +229,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, lan: Lan) -> Iterator[Clus
 
 
 @pytest.fixture(scope="module")
-def guest(lan: Lan) -> Iterator[Guest]:
+def guest(cluster: Cluster) -> Guest:
     """The initiator."""
-    guest = Guest("initiator", memory="1G", disks=0, options=lan.card())
-    try:
-        guest.run(
-            "nic=$(basename /sys/class/net/e*); ip address flush dev $nic; ip address add 192.0.2.9/24 dev $nic;"
-            " echo InitiatorName=iqn.1993-08.org.debian:01:a > /etc/iscsi/initiatorname.iscsi; iscsid"
-        )
-        yield guest
-    finally:
-        guest.close()
+    guest = cluster.initiator
+    assert guest
+    guest.run(
+        "nic=$(basename /sys/class/net/e*); ip address flush dev $nic; ip address add 192.0.2.9/24 dev $nic;"
+        " echo InitiatorName=iqn.1993-08.org.debian:01:a > /etc/iscsi/initiatorname.iscsi; iscsid"
+    )
+    return guest
 
 
 def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(
