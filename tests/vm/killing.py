@@ -63,6 +63,8 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int, seconds: f
         print(f"{time.strftime('%T')} kill {number}", *outages.values(), "early" if early else "", flush=True)  # noqa: T201
         if number % EARLY == 0:
             _look(lab)
+    for lun in luns:
+        lun.wait_served()
     eventually(lambda: not any(lun.status()["held"] for lun in luns), START, "nothing held")
     lab.guest.run("pkill -INT -x fio; true")
     _look(lab)
