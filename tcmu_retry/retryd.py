@@ -75,6 +75,9 @@ def main() -> int:
     except (ConfigError, ScriptError) as error:
         log.error("%s", error)
         return USAGE
+    except BusError as error:
+        log.error("%s", error)
+        status = FAILURE
     # A thread that waits for storage in the kernel cannot be joined; the interpreter must not try.
     logging.shutdown()
     sys.stdout.flush()
@@ -82,7 +85,7 @@ def main() -> int:
 
 
 def _simulate(source: Source, path: str, bus: str | None) -> int:
-    """Raises ScriptError."""
+    """Raises BusError, ScriptError."""
     try:
         script = parse(Path(path).read_text(encoding="utf-8")) if path else Script((), ())
     except OSError as error:
@@ -98,12 +101,9 @@ def _simulate(source: Source, path: str, bus: str | None) -> int:
 
 
 async def _serve_simulated(service: Simulation, script: Script, bus: str) -> int:
+    """Raises BusError, ScriptError."""
     stop = signals(service)
-    try:
-        running = await serve(service, address=bus)
-    except BusError as error:
-        log.error("%s", error)
-        return FAILURE
+    running = await serve(service, address=bus)
     try:
         await service.play(script)
     except ApiError as error:
@@ -155,17 +155,14 @@ async def _reload(service: Service) -> None:
 
 
 async def _serve(source: Source, arguments: argparse.Namespace) -> int:
+    """Raises BusError."""
     bus: str | None = arguments.bus
     service = Service(source, arguments.state)
     stop = signals(service)
     metrics = Metrics(service)
     if problem := rival.find():
         log.error("%s", problem)
-    try:
-        running = await serve(service, address=bus)
-    except BusError as error:
-        log.error("%s", error)
-        return FAILURE
+    running = await serve(service, address=bus)
     try:
         await service.start()
     except OSError as error:

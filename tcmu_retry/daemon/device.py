@@ -18,17 +18,17 @@ import errno
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.core import events
 from tcmu_retry.core.actions import Action, Complete, Dispatch
-from tcmu_retry.core.chain import Link, initiator_link, kernel_links, policy_links, ring_links, session_links
+from tcmu_retry.core.chain import Link, policy_links, ring_links
 from tcmu_retry.core.engine import Engine
-from tcmu_retry.core.policy import Policy, flatten
-from tcmu_retry.daemon import view
+from tcmu_retry.core.policy import Policy
+from tcmu_retry.daemon import diagnosis, difference, view
 from tcmu_retry.daemon.api import ApiError, DeviceStatus, HeldCommand, Notice, PolicyOptions
 from tcmu_retry.daemon.commands import Commands
 from tcmu_retry.daemon.config import DeviceConfig
@@ -36,6 +36,7 @@ from tcmu_retry.daemon.hangs import Hangs
 from tcmu_retry.daemon.lun import Lun
 from tcmu_retry.daemon.mending import Mending
 from tcmu_retry.daemon.offload import offload, offload_opening
+from tcmu_retry.daemon.pauses import DRAIN_SECONDS, Pauses
 from tcmu_retry.daemon.records import Memory
 from tcmu_retry.daemon.sharing import Sharing
 from tcmu_retry.daemon.storage import Place, Storage
@@ -48,12 +49,10 @@ from tcmu_retry.scsi.disk import Disk
 from tcmu_retry.scsi.request import Direction
 from tcmu_retry.scsi.sense import MEDIUM_MAY_HAVE_CHANGED
 from tcmu_retry.tcmu.base import Channel, Door
-from tcmu_retry.tcmu.configfs import ATTRIBUTES
 from tcmu_retry.tcmu.journal import Journal
 
 log = logging.getLogger(__name__)
 
-DRAIN_SECONDS = 5.0
 HAND_OVER_SECONDS = 1.0  # of the pause that initiators see; what has not returned is run again, after it has
 CHANGED_SECONDS = 0.1  # watchers hear of a device at most this often
 
@@ -85,9 +84,6 @@ class Device:
         """
         self.lun = lun
         self.config = config
-        self.hold_reason = ""
-        self.draining = False
-        self.ring_error = ""
         self._make_disk = disk
         self._notify = notify
         self._tell_changed = changed
@@ -100,11 +96,15 @@ class Device:
         self._engine = Engine(self.policy, config.budgets, random.random)
         self._engine.set_initiator(config.initiator)
         self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
-        self._expiry: asyncio.TimerHandle | None = None
         self._reopening: asyncio.Task[None] | None = None
-        self._mending: asyncio.Task[None] | None = None
-        self._withdrawn = False
-        self._changes = 0  # of size or storage, that go on
+        self._pauses = Pauses(
+            lun.name,
+            self._engine,
+            self._wishes,
+            lambda: self._commands,
+            lambda: self._pump.statistics().in_flight,
+            lambda: self._mend.problem,
+        )
         self._disk: Disk
         self._journal: Journal | None = None
         self._pump: Pump
@@ -150,6 +150,15 @@ class Device:
         except BaseException:
             await offload(backend.close)
             raise
+        self._mend = Mending(
+            door,
+            self._lock_storage,
+            self._stop_commands,
+            self._serve_on,
+            self._emit_for_all,
+            self._changed,
+            lambda: self._lost(self),
+        )
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
         try:
             self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
@@ -160,10 +169,9 @@ class Device:
         if lost or self._wishes.hold:
             self._commands.shut_gate()
         self._commands.start()
-        self._hold_on()
+        self._pauses.hold_on()
         self._say_handed_over()
         self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
-        self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
         if lost:
             self._commands.act(self._engine.storage_lost(lost, time.monotonic()))
         self._check_promise()
@@ -201,9 +209,9 @@ class Device:
 
     async def withdraw(self) -> None:
         """Answer everything and let nothing start any more; returns within DRAIN_SECONDS. Idempotent."""
-        if self._withdrawn:
+        if self._pauses.over:
             return
-        self._withdrawn = True
+        self._pauses.over = True
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         self._commands.act(self._engine.release(time.monotonic()))
@@ -223,10 +231,10 @@ class Device:
 
     async def hand_over(self) -> None:
         """Instead of `withdraw` and `detach`: leave all that is open to the next daemon, where a journal tells it."""
-        if self._journal is None or self._journal.lost or self._withdrawn:
+        if self._journal is None or self._journal.lost or self._pauses.over:
             await self.stop()
             return
-        self._withdrawn = True
+        self._pauses.over = True
         self._commands.close_gate()
         self._commands.act(self._engine.drain(time.monotonic()))
         self._journal.hand_over(time.monotonic())
@@ -248,9 +256,10 @@ class Device:
             log.error("LUN %s cannot be blocked while its I/O hangs, which may spoil other data: %s", self.name, error)
 
     async def _detach(self, flush: bool) -> None:
-        for handle in (self._expiry, self._reopening, self._mending):
-            if handle is not None:
-                handle.cancel()
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._mend.stop()
+        self._pauses.stop()
         self._sharing.stop()
         self._hangs.stop()
         self._commands.stop()
@@ -278,24 +287,13 @@ class Device:
     # ---- a ring that is broken
 
     def _ring_broke(self, reason: str) -> None:
-        if self._withdrawn:
+        if self._pauses.over:
             log.error("%s", reason)
             return
-        self._say_ring(reason)
-        self._mending = self._loop.create_task(self._mend_ring(reason))
+        self._mend.begin(reason)
 
-    async def _mend_ring(self, reason: str) -> None:
-        began = time.monotonic()
-        self._commands.stop()
-        if await self._mend.exists():
-            self._emit_for_all(events.RING_BROKEN, {"reason": reason})
-        served = await self._mend.mend()
-        self._mending = None
-        if not served:
-            self._lost(self)
-            return
-        self._say_ring("")
-        self._emit_for_all(events.RING_MENDED, {"seconds": round(time.monotonic() - began, 1)})
+    def _stop_commands(self) -> None:
+        self._commands.stop()  # those there are now: each ring has its own
 
     def _serve_on(self, channel: Channel) -> None:
         """With an empty ring."""
@@ -311,10 +309,6 @@ class Device:
     async def _lock_storage(self) -> int:
         """As `Storage.lock`."""
         return errno.EBUSY if self._reopening is not None else await self._storage.lock()
-
-    def _say_ring(self, reason: str) -> None:
-        self.ring_error = reason
-        self._changed()
 
     # ---- its storage
 
@@ -343,7 +337,7 @@ class Device:
             )
         if size > self.lun.size:
             await self._storage.has_room(size)
-        async with self._drained():
+        async with self._pauses.drained():
             if size < self.lun.size:
                 await self._storage.forget_unflushed()  # what is written again must not lie beyond
             waiting = [each for each in self._engine.held() if not each.late]
@@ -372,7 +366,7 @@ class Device:
             )
         new = await self._storage.open_other(to)
         try:
-            async with self._drained():
+            async with self._pauses.drained():
                 if self._reopening is not None:
                     raise BackendError(f"the storage of LUN {self.name} is just being opened; try again", errno.EBUSY)
                 await self._storage.take(to, new)
@@ -388,20 +382,6 @@ class Device:
         await offload(to.memory.keep, new.identity, new.can_discard)
         self._changed()
         log.info("LUN %s is served from %s now", self.name, to.config.path)
-
-    @contextlib.asynccontextmanager
-    async def _drained(self) -> AsyncIterator[None]:
-        """No I/O is out; what is held stays held. Raises BackendError EBUSY."""
-        self._changes += 1
-        try:
-            try:
-                await self._drain()
-            except ApiError as error:
-                raise BackendError(str(error), errno.EBUSY) from error
-            yield
-        finally:
-            self._changes -= 1
-            self._go_on()
 
     # ---- telling
 
@@ -429,7 +409,7 @@ class Device:
 
     def pulse(self) -> float:
         """As the pump's."""
-        return time.monotonic() if self.ring_error else self._pump.pulse()
+        return time.monotonic() if self._mend.problem else self._pump.pulse()
 
     @property
     def busy(self) -> bool:
@@ -468,11 +448,11 @@ class Device:
             oldest_held=now - oldest,
             in_flight=self._pump.statistics().in_flight,
             hung=len(self._hangs.now(now)),
-            hold_reason=self.hold_reason,
-            hold_expires_in=None if self._expiry is None else max(self._expiry.when() - self._loop.time(), 0.0),
-            draining=self.draining,
+            hold_reason=self._pauses.hold_reason,
+            hold_expires_in=self._pauses.hold_expires_in(),
+            draining=self._pauses.draining,
             backend_error=self._storage.error,
-            ring_error=self.ring_error,
+            ring_error=self._mend.problem,
             policy_generation=self._tuning.generation,
         )
 
@@ -486,23 +466,9 @@ class Device:
         return view.statistics(self._pump.statistics())
 
     async def diagnose(self) -> list[Link]:
-        return [*ring_links(self.ring_error), *await self._storage.links(), *await offload(self._chain)]
-
-    def _chain(self) -> list[Link]:
-        """All of it but the storage. Blocking."""
-        profile = self.config.initiator
-        if sharers := self.lun.sharers():
-            profile = profile.at_once(sharers)
-        windows: dict[str, tuple[int, int | None]] = {}
-        for name, window in self.lun.windows().items():
-            opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight  # by all
-            windows[name] = (window.depth, None if window.free is None else min(window.free + opened, window.depth))
-        return [
-            *policy_links(self.policy, profile),
-            *kernel_links(self.lun.attributes(), ATTRIBUTES),
-            *session_links(windows),
-            initiator_link(profile),
-        ]
+        opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight
+        rest = await offload(diagnosis.links, self.lun, self.policy, self.config.initiator, opened)
+        return [*ring_links(self._mend.problem), *await self._storage.links(), *rest]
 
     # ---- persons
 
@@ -513,17 +479,10 @@ class Device:
     def reconfigure(self, config: DeviceConfig) -> tuple[list[str], Callable[[], None]]:
         """With `policy_lock` held: what would change, a line each, and what makes it count. Raises PolicyError."""
         policy, use_policy = self._tuning.reconfigure(config.policy)
-        before, after = flatten(self.policy), flatten(policy)
-        lines = [f"{key} {before.get(key, 'unset')} -> {after[key]}" for key in after if before.get(key) != after[key]]
-        lines += [f"{key} {before[key]} -> unset" for key in before.keys() - after.keys()]
-        live = {name: getattr(config, name) for name in ("health", "io_warn_after", "initiator", "budgets")}
-        lines += [f"{name} changed" for name, value in live.items() if value != getattr(self.config, name)]
-        fixed = ("path", "buffered", "read_only", "cache", "filters")
-        later = [name for name in fixed if getattr(config, name) != getattr(self.config, name)]
-        lines += [f"{name} stays as it is until the LUN is exported anew" for name in later]
+        lines = [*difference.policy_lines(self.policy, policy), *difference.lines(self.config, config)]
 
         def use() -> None:
-            self.config = replace(self.config, policy=config.policy, **live)
+            self.config = difference.applied(self.config, config)
             self._engine.set_budgets(config.budgets)
             self._engine.set_initiator(config.initiator)
             use_policy()
@@ -566,59 +525,14 @@ class Device:
         self._commands.act(actions)
         return len({action.token for action in actions if isinstance(action, Dispatch | Complete)})
 
-    def _hold_on(self) -> None:
-        """As long as a former daemon was to."""
-        if self._wishes.hold:
-            until = self._wishes.until
-            self.hold(self._wishes.hold, None if until is None else max(until - time.monotonic(), 0.0))
-
     def hold(self, reason: str, expires_in: float | None = None) -> None:
-        self.hold_reason = reason or "held by an operator"
-        self._wishes.set_hold(self.hold_reason, None if expires_in is None else time.monotonic() + expires_in)
-        self._commands.close_gate()
-        self._commands.act(self._engine.hold(time.monotonic(), self.hold_reason))
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._expiry = None if expires_in is None else self._loop.call_later(expires_in, self._hold_over)
+        self._pauses.hold(reason, expires_in)
 
     def resume(self) -> None:
-        self._end_hold()
-        self._commands.act(self._engine.resume(time.monotonic()))
-
-    def _hold_over(self) -> None:
-        self._end_hold()
-        self._commands.act(self._engine.hold_over(time.monotonic()))
-
-    def _end_hold(self) -> None:
-        self.hold_reason = ""
-        self._wishes.set_hold("")
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        self._pauses.resume()
 
     async def drain(self) -> None:
-        self.draining = True
-        try:
-            await self._drain()
-        except ApiError:
-            self.undrain()
-            raise
+        await self._pauses.drain()
 
     def undrain(self) -> None:
-        self.draining = False
-        self._go_on()
-
-    async def _drain(self) -> None:
-        """Raises ApiError."""
-        if self.ring_error:
-            raise ApiError("Busy", f"the ring of {self.name} is broken ({self.ring_error}); wait until it is mended")
-        self._commands.close_gate()
-        self._commands.act(self._engine.drain(time.monotonic()))
-        if not await self._commands.quiet(DRAIN_SECONDS):
-            in_flight = self._pump.statistics().in_flight
-            raise ApiError("Busy", f"{in_flight} I/O of {self.name} did not return within {DRAIN_SECONDS:g} s")
-
-    def _go_on(self) -> None:
-        """Neither a person's word nor the end of one change may let I/O start while another change goes on."""
-        if not (self.draining or self._changes or self._withdrawn):
-            self._commands.act(self._engine.undrain(time.monotonic()))
+        self._pauses.undrain()

@@ -1,4 +1,4 @@
-"""Carries out one command's request against a backend, in a worker thread.
+"""Carries out one command's request against a backend, or a probe, in a worker thread.
 
 A short transfer goes on within the attempt; no progress is EIO. Every attempt starts at byte 0: what an earlier one
 moved was never acknowledged. Two are exceptions. Once the compare of COMPARE AND WRITE has succeeded, a retry must not
@@ -36,6 +36,15 @@ def execute(
     """
     assert command.request is not None
     return _Attempt(command, command.request, backend, buffers, block_size, compared).run()
+
+
+def probe(backend: Backend) -> int:
+    """Read one block; the errno of how that went, or 0."""
+    page = mmap.mmap(-1, max(mmap.PAGESIZE, backend.block_size))  # aligned, as O_DIRECT wants it
+    try:
+        return 0 if backend.read(0, [memoryview(page)[: backend.block_size]]) else errno.EIO
+    except OSError as error:
+        return error.errno or errno.EIO
 
 
 class _Attempt:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import mmap
 import os
 import select
 import threading
@@ -50,7 +49,8 @@ from tcmu_retry.pump.base import (
     Statistics,
     TaskManagement,
 )
-from tcmu_retry.pump.execute import execute
+from tcmu_retry.pump.data_in import put
+from tcmu_retry.pump.execute import execute, probe
 from tcmu_retry.pump.workers import Workers
 from tcmu_retry.scsi.cdb import EXCLUDING, plain
 from tcmu_retry.scsi.request import GOOD, Direction, Op, Reply, Status
@@ -413,31 +413,9 @@ class ReferencePump:
         if command.former and not keep_buffer and reply.data is None:
             keep_buffer = True
             self._former.append(command.id)
-        read_len = None if keep_buffer else self._fill(command, reply)
+        read_len = None if keep_buffer else put(self._memory, command, reply)
         self._ring.complete(command.id, reply.status, reply.sense, read_len, keep_buffer)
         self._ring_doorbell = True
-
-    def _fill(self, command: Command, reply: Reply) -> int | None:
-        """Put the Data-In where the kernel takes it; the value for READ_LEN, or None for the whole buffer.
-
-        The kernel copies the buffer whatever the status is, and a reused data block still holds another command's
-        data: what is not written is zeroed, even where a command has no Data-In and somebody asked for some. READ_LEN
-        cannot say 0.
-        """
-        request = command.request
-        data = reply.data
-        if data is None:
-            if request is not None and request.takes_data:
-                return None
-            if request is not None and request.op is Op.READ and reply.status is Status.GOOD:
-                return request.length if request.length < command.data_length else None
-            data = b""
-        put = 0
-        for offset, length in command.iovs:
-            piece = data[put : put + length]
-            put += len(piece)
-            self._memory[offset : offset + length] = piece.ljust(length, b"\0")
-        return put if 0 < put < command.data_length else None
 
     def _close_and_tell(self, event: Callable[[tuple[Command, ...]], Event]) -> None:
         running: tuple[Command, ...] = ()
@@ -480,13 +458,8 @@ class ReferencePump:
         self._workers.submit(self._serial, lambda: self._probe(direction, backend))
 
     def _probe(self, direction: Direction, backend: Backend) -> None:
-        error = 0
         try:
-            page = mmap.mmap(-1, max(mmap.PAGESIZE, backend.block_size))  # aligned, as O_DIRECT wants it
-            if backend.read(0, [memoryview(page)[: backend.block_size]]) == 0:
-                error = errno.EIO
-        except OSError as failure:
-            error = failure.errno or errno.EIO
+            error = probe(backend)
         except Exception:
             log.exception("LUN %s: a probe failed in our own code and is treated as EIO", self._name)
             error = errno.EIO

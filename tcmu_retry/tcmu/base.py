@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -36,6 +37,14 @@ class Channel(Protocol):
 
     def close(self) -> None:
         """Give the device free for another opener. All views of `memory` made by the caller must be released before."""
+
+
+def unmap(memory: memoryview) -> None:
+    """End a mapping that nothing but this view holds. Raises BufferError while views of its views are alive."""
+    mapping = memory.obj
+    memory.release()
+    assert isinstance(mapping, mmap.mmap)
+    mapping.close()
 
 
 class Door(Protocol):

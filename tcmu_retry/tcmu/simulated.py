@@ -25,6 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tcmu_retry.scsi.request import Status
+from tcmu_retry.tcmu.base import unmap
 from tcmu_retry.tcmu.journal import Journal
 
 ABORT_TASK, LUN_RESET, PREEMPT_AND_ABORT = 1, 5, 128
@@ -424,10 +425,7 @@ class SimulatedChannel:
             self._kernel.closed()
             os.close(self._fd)
             self._fd = -1
-            mapping = self._memory.obj  # held by nothing else, so that the last view ends it
-            self._memory.release()
-            assert isinstance(mapping, mmap.mmap)
-            mapping.close()
+            unmap(self._memory)
             self._release()
 
 

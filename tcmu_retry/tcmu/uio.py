@@ -10,6 +10,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from tcmu_retry.tcmu.base import unmap
 from tcmu_retry.tcmu.journal import Journal
 
 SYS = Path("/sys/class/uio")
@@ -101,10 +102,7 @@ class UioChannel:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            mapping = self._memory.obj  # held by nothing else, so that the last view ends it
-            self._memory.release()
-            assert isinstance(mapping, mmap.mmap)
-            mapping.close()
+            unmap(self._memory)
 
 
 def _node(uio: str) -> str:

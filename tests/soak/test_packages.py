@@ -186,7 +186,7 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
     try:
         writer.goes_on()
         guest.run("touch /run/away")
-        eventually(lambda: show(guest, "queue", "list", "vm1")["held"], 60, "held writes")
+        eventually(lambda: show(guest, "queue", "list", "vm1")["held"], 120, "held writes")
         guest.run("rm /run/away; tcmu-retry queue retry vm1", timeout=120)
         writer.goes_on()
 

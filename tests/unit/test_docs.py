@@ -6,6 +6,8 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 from tcmu_retry.core.events import MEANINGS
 from tcmu_retry.core.initiators import FOR_EVER, PROFILES
 from tcmu_retry.core.outage import TABLE
@@ -62,6 +64,15 @@ def test_every_test_that_the_compatibility_table_names_exists() -> None:
         assert f"def {name}(" in tests, name
     for path in re.findall(r"`(\w+/test_\w+\.py)[`:]", text):
         assert list((ROOT / "tests").rglob(path)), path
+
+
+@pytest.mark.parametrize("page", ["HACKING.md", "docs/architecture.md"])
+def test_every_file_and_folder_that_a_page_for_contributors_names_is_there(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`([a-z][\w-]*/[\w/.-]*)`", text) + re.findall(r"^([\w-]+/[\w/.-]*) ", text, re.MULTILINE)
+    assert len(named) > 10
+    for path in named:
+        assert path.startswith("build/") or (ROOT / path).exists() or (ROOT / "tcmu_retry" / path).exists(), path
 
 
 def test_the_configuration_that_replaces_libvirt_s_means_the_same(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from tcmu_retry.backends.base import Backend, BackendError
 from tcmu_retry.backends.file import FileBackend, open_backend
 from tcmu_retry.daemon import storage as storage_module
 from tcmu_retry.daemon.config import DeviceConfig
-from tcmu_retry.daemon.device import DRAIN_SECONDS, Device
+from tcmu_retry.daemon.device import Device
 from tcmu_retry.daemon.lun import Lun
+from tcmu_retry.daemon.pauses import DRAIN_SECONDS
 from tcmu_retry.daemon.records import Memory as Remembered
 from tcmu_retry.daemon.records import Records
 from tcmu_retry.daemon.storage import Place

@@ -200,18 +200,21 @@ def test_a_flush_says_good_only_when_all_that_was_acknowledged_is_stable() -> No
     run(story, "writeback")
 
 
-def test_storage_opened_again_without_its_cache_has_all_that_was_acknowledged() -> None:
-    """Written, GOOD    the device goes, its cache with it    another one comes    a read finds what was written."""
+async def read_after_a_loss(rig: Rig) -> bytes:
+    """Written, GOOD    the device goes, its cache with it    another one comes: what a read finds there."""
+    assert await rig.answer(rig.write(4, NEW)) == "GOOD"
+    rig.storage.fail(errno.ENODEV)
+    reading = rig.read(4)
+    await rig.held(1)
+    rig.storage.lose()
+    await back(rig)
+    assert await rig.answer(reading) == "GOOD"
+    return reading.data
 
+
+def test_storage_opened_again_without_its_cache_has_all_that_was_acknowledged() -> None:
     async def story(rig: Rig) -> None:
-        assert await rig.answer(rig.write(4, NEW)) == "GOOD"
-        rig.storage.fail(errno.ENODEV)
-        reading = rig.read(4)
-        await rig.held(1)
-        rig.storage.lose()
-        await back(rig)
-        assert await rig.answer(reading) == "GOOD"
-        assert reading.data == NEW
+        assert await read_after_a_loss(rig) == NEW
 
     run(story, "writeback")
 
@@ -221,14 +224,7 @@ def test_without_the_replay_log_it_would_be_missing() -> None:
 
     async def story(rig: Rig) -> None:
         rig.storage.write_back = True
-        assert await rig.answer(rig.write(4, NEW)) == "GOOD"
-        rig.storage.fail(errno.ENODEV)
-        reading = rig.read(4)
-        await rig.held(1)
-        rig.storage.lose()
-        await back(rig)
-        assert await rig.answer(reading) == "GOOD"
-        assert reading.data == OLD
+        assert await read_after_a_loss(rig) == OLD
 
     run(story, "writethrough")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import struct
@@ -14,7 +15,7 @@ from typing import TypeVar
 from tcmu_retry.backends.base import Backend, Identity
 from tcmu_retry.backends.replay import ReplayLog
 from tcmu_retry.backends.shelf import Shelf
-from tcmu_retry.pump.base import Closed, Command, Event, Probed, Shape
+from tcmu_retry.pump.base import Closed, Command, Event, Finished, Probed, Shape
 from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.scsi.request import Direction, Reply, Status
 from tcmu_retry.scsi.sense import Sense
@@ -222,3 +223,10 @@ class Rig:
         self.storage.release()
         self.pump.stop()
         assert not self.kernel.broken
+
+
+def failed(rig: Rig, lba: int = 9) -> tuple[SimulatedCommand, Finished]:
+    """A write that failed and closed the gate."""
+    rig.storage.errors["write", lba] = errno.EIO
+    command = rig.kernel.submit(write(lba), block("f"))
+    return command, rig.next(Finished)

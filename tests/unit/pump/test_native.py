@@ -1,12 +1,14 @@
-"""The native pump's loop: storage with a file, run by io_uring. What both pumps share is in test_reference.py."""
+"""The native pump's loop: storage with a file, run by io_uring. What both pumps share is in `both/`."""
 
 from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +29,7 @@ from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
 from tcmu_retry.scsi.request import BUSY, GOOD, Op, Status
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
-from tests.unit.pump.loop import Loop, submit
+from tests.unit.pump.loop import Loop, check, submit
 from tests.unit.pump.rig import (
     ABORTED,
     BLOCK,
@@ -599,7 +601,7 @@ STEPS = st.lists(
 @settings(deadline=None, max_examples=200)
 @given(steps=STEPS, choices=st.lists(st.integers(0, 29), max_size=20), late=st.booleans())
 def test_any_mix_is_answered_once_each(steps, choices, late):
-    """As in test_reference.py, with io_uring and a file that fills up and is healed."""
+    """As in `both/`, with io_uring and a file that fills up and is healed."""
     rig = NativeRig()
     loop = Loop(rig, choices)
     sent = []
@@ -622,20 +624,11 @@ def test_any_mix_is_answered_once_each(steps, choices, late):
     if late:
         rig.start()
     rig.storage.heal()
-
-    def all_answered() -> bool:
-        loop.turn()
-        return all(command.status is not None for command in sent) and not rig.kernel.kept_ids
-
     try:
-        patiently(all_answered)
+        loop.until_answered(sent)
     finally:
         rig.end()
-    assert not rig.kernel.open_ids
-    for command in sent:
-        assert command.status in (Status.GOOD, Status.BUSY, Status.TASK_ABORTED, Status.CHECK_CONDITION)
-        if command.cdb[0] == 0x28 and command.status == Status.GOOD:
-            assert command.data in (bytes(BLOCK), bytes((command.cdb[5] + 1,)) * BLOCK)
+    check(rig, sent)
 
 
 # ---- which pump
@@ -680,9 +673,17 @@ def test_where_io_uring_is_forbidden_the_reference_pump_runs_and_one_line_says_s
 
 def test_where_it_is_not_built_the_reference_pump_runs(make, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tcmu_retry.pump.native.pump", None)
+    importlib.reload(selection)
     with caplog.at_level(logging.WARNING):
         assert type(make(None)) is ReferencePump
     assert "it is not built" in caplog.text
+    monkeypatch.undo()
+    importlib.reload(selection)
+
+
+def test_it_is_loaded_with_the_daemon_not_by_its_first_lun_when_a_package_may_have_brought_another_version():
+    look = "import sys, tcmu_retry.retryd; sys.exit('tcmu_retry.pump.native.core' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], check=True)
 
 
 def test_what_is_forced_and_cannot_run_is_an_error(make, monkeypatch):

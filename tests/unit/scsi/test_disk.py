@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tcmu_retry.scsi.disk import Disk, DiskIdentity
 from tcmu_retry.scsi.opcodes import TABLE
 from tcmu_retry.scsi.request import GOOD, Extent, Op, Reply, Request, Status
-from tcmu_retry.scsi.sense import CAPACITY_CHANGED, MISCOMPARE, MODE_PARAMETERS_CHANGED, Sense, parse
+from tcmu_retry.scsi.sense import CAPACITY_CHANGED, MEDIUM_MAY_HAVE_CHANGED, MISCOMPARE, Sense, parse
 
 IDENTITY = DiskIdentity("aabbccdd-1122-3344-5566-778899aabbcc", "vm1")
 
@@ -94,12 +94,12 @@ def test_a_wwn_that_came_late_is_told(lun) -> None:
 
 def test_unit_attention_is_told_once_and_spares_inquiry(lun) -> None:
     """Each once, oldest first, however often established; to any command, even an unknown one."""
-    lun.disk.attention(MODE_PARAMETERS_CHANGED)
+    lun.disk.attention(MEDIUM_MAY_HAVE_CHANGED)
     lun.disk.attention(CAPACITY_CHANGED)
-    lun.disk.attention(MODE_PARAMETERS_CHANGED)
+    lun.disk.attention(MEDIUM_MAY_HAVE_CHANGED)
     assert not lun.disk.plain
     lun.good("INQUIRY", put={4: 36}, length=36)
-    assert lun.refused("READ (10)", count=1, length=512) == MODE_PARAMETERS_CHANGED
+    assert lun.refused("READ (10)", count=1, length=512) == MEDIUM_MAY_HAVE_CHANGED
     assert lun.refused(b"\xff" + bytes(5)) == CAPACITY_CHANGED
     assert lun.disk.plain
     lun.good("TEST UNIT READY")
