@@ -84,7 +84,6 @@ class Device:
         """
         self.lun = lun
         self.config = config
-        self.ring_error = ""
         self._make_disk = disk
         self._notify = notify
         self._tell_changed = changed
@@ -98,14 +97,13 @@ class Device:
         self._engine.set_initiator(config.initiator)
         self._sharing = Sharing(lun.name, lun.sharers, lambda: self._commands.act(self._engine.hurry(time.monotonic())))
         self._reopening: asyncio.Task[None] | None = None
-        self._mending: asyncio.Task[None] | None = None
         self._pauses = Pauses(
             lun.name,
             self._engine,
             self._wishes,
             lambda: self._commands,
             lambda: self._pump.statistics().in_flight,
-            lambda: self.ring_error,
+            lambda: self._mend.problem,
         )
         self._disk: Disk
         self._journal: Journal | None = None
@@ -152,6 +150,15 @@ class Device:
         except BaseException:
             await offload(backend.close)
             raise
+        self._mend = Mending(
+            door,
+            self._lock_storage,
+            self._stop_commands,
+            self._serve_on,
+            self._emit_for_all,
+            self._changed,
+            lambda: self._lost(self),
+        )
         shown = known if known and lost else backend  # INQUIRY and READ CAPACITY do not change with the weather
         try:
             self._disk = self._make_disk(shown.can_discard, shown.identity.physical)
@@ -165,7 +172,6 @@ class Device:
         self._pauses.hold_on()
         self._say_handed_over()
         self._hangs = Hangs(self._running, lambda: self.config.io_warn_after, self._emit_for_all, self._changed)
-        self._mend = Mending(door, self._lock_storage, self._serve_on, self._say_ring)
         if lost:
             self._commands.act(self._engine.storage_lost(lost, time.monotonic()))
         self._check_promise()
@@ -250,9 +256,9 @@ class Device:
             log.error("LUN %s cannot be blocked while its I/O hangs, which may spoil other data: %s", self.name, error)
 
     async def _detach(self, flush: bool) -> None:
-        for task in (self._reopening, self._mending):
-            if task is not None:
-                task.cancel()
+        if self._reopening is not None:
+            self._reopening.cancel()
+        self._mend.stop()
         self._pauses.stop()
         self._sharing.stop()
         self._hangs.stop()
@@ -284,21 +290,10 @@ class Device:
         if self._pauses.over:
             log.error("%s", reason)
             return
-        self._say_ring(reason)
-        self._mending = self._loop.create_task(self._mend_ring(reason))
+        self._mend.begin(reason)
 
-    async def _mend_ring(self, reason: str) -> None:
-        began = time.monotonic()
-        self._commands.stop()
-        if await self._mend.exists():
-            self._emit_for_all(events.RING_BROKEN, {"reason": reason})
-        served = await self._mend.mend()
-        self._mending = None
-        if not served:
-            self._lost(self)
-            return
-        self._say_ring("")
-        self._emit_for_all(events.RING_MENDED, {"seconds": round(time.monotonic() - began, 1)})
+    def _stop_commands(self) -> None:
+        self._commands.stop()  # those there are now: each ring has its own
 
     def _serve_on(self, channel: Channel) -> None:
         """With an empty ring."""
@@ -314,10 +309,6 @@ class Device:
     async def _lock_storage(self) -> int:
         """As `Storage.lock`."""
         return errno.EBUSY if self._reopening is not None else await self._storage.lock()
-
-    def _say_ring(self, reason: str) -> None:
-        self.ring_error = reason
-        self._changed()
 
     # ---- its storage
 
@@ -418,7 +409,7 @@ class Device:
 
     def pulse(self) -> float:
         """As the pump's."""
-        return time.monotonic() if self.ring_error else self._pump.pulse()
+        return time.monotonic() if self._mend.problem else self._pump.pulse()
 
     @property
     def busy(self) -> bool:
@@ -461,7 +452,7 @@ class Device:
             hold_expires_in=self._pauses.hold_expires_in(),
             draining=self._pauses.draining,
             backend_error=self._storage.error,
-            ring_error=self.ring_error,
+            ring_error=self._mend.problem,
             policy_generation=self._tuning.generation,
         )
 
@@ -477,7 +468,7 @@ class Device:
     async def diagnose(self) -> list[Link]:
         opened = self._engine.held_count - self._engine.late_count + self._pump.statistics().in_flight
         rest = await offload(diagnosis.links, self.lun, self.policy, self.config.initiator, opened)
-        return [*ring_links(self.ring_error), *await self._storage.links(), *rest]
+        return [*ring_links(self._mend.problem), *await self._storage.links(), *rest]
 
     # ---- persons
 

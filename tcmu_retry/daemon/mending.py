@@ -13,8 +13,9 @@ import contextlib
 import errno
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from tcmu_retry.core import events
 from tcmu_retry.daemon.offload import offload, offload_opening
 from tcmu_retry.tcmu.base import Channel, Door
 from tcmu_retry.tcmu.ring import RingError
@@ -26,35 +27,70 @@ AGAIN_SECONDS_AT_MOST = 60.0
 
 
 class Mending:
-    """Of one LUN; its ring may break more than once."""
+    """Of one LUN; its ring may break more than once. problem: what is in the way, "" while its ring is in order."""
 
     def __init__(
         self,
         door: Door,
         lock: Callable[[], Awaitable[int]],
+        stop: Callable[[], None],
         serve: Callable[[Channel], None],
-        say: Callable[[str], None],
+        emit: Callable[[str, Mapping[str, object]], None],
+        changed: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
-        """lock: see that no earlier process has I/O at the storage: its errno, or 0.
+        """lock: see that no earlier process has I/O at the storage: its errno, or 0. stop: what serves the broken ring.
 
-        serve: begin with a channel whose ring is empty; has closed it when it raises. say: told what is in the way.
+        serve: begin with a channel whose ring is empty; has closed it when it raises. changed: `problem` is another.
+        lost: the LUN is gone.
         """
+        self.problem = ""
         self._door = door
         self._lock = lock
+        self._stop = stop
         self._serve = serve
-        self._say = say
+        self._emit = emit
+        self._changed = changed
+        self._lost = lost
+        self._task: asyncio.Task[None] | None = None
         self._wait = 0.0
         self._mended = 0.0
 
-    async def exists(self) -> bool:
+    def begin(self, reason: str) -> None:
+        """The ring is broken."""
+        self._say(reason)
+        self._task = asyncio.get_running_loop().create_task(self._run(reason))
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, reason: str) -> None:
+        began = time.monotonic()
+        self._stop()
+        if await self._exists():
+            self._emit(events.RING_BROKEN, {"reason": reason})
+        served = await self._mend()
+        self._task = None
+        if not served:
+            self._lost()
+            return
+        self._say("")
+        self._emit(events.RING_MENDED, {"seconds": round(time.monotonic() - began, 1)})
+
+    def _say(self, problem: str) -> None:
+        self.problem = problem
+        self._changed()
+
+    async def _exists(self) -> bool:
         """Whether there still is such a LUN; if not, its ring went with it and is not broken."""
         return await offload(self._door.exists)
 
-    async def mend(self) -> bool:
+    async def _mend(self) -> bool:
         """True once the LUN is served; False if it is gone. One that breaks again and again has to wait longer."""
         if time.monotonic() - self._mended > AGAIN_SECONDS_AT_MOST:
             self._wait = 0.0
-        while await self.exists():
+        while await self._exists():
             try:
                 # Refused while the LUN is being enabled, and then nobody can use it.
                 with contextlib.suppress(OSError):
@@ -75,7 +111,7 @@ class Mending:
 
     async def _let_in(self) -> bool:
         """Commands come again. False if the LUN is gone."""
-        while await self.exists():
+        while await self._exists():
             self._wait, self._mended = self._longer(), time.monotonic()
             try:
                 await offload(self._door.block, False)

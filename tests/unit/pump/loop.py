@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tcmu_retry.pump.base import Arrived, Broken, Command, Finished, TaskManagement
 from tcmu_retry.scsi.request import BUSY, Extent, Op, Reply, Request, Status
 from tcmu_retry.tcmu.simulated import SimulatedCommand
-from tests.unit.pump.rig import ABORTED, BLOCK, INQUIRY, SYNC, Rig, compare_and_write, read, write
+from tests.unit.pump.rig import ABORTED, BLOCK, INQUIRY, SYNC, Rig, compare_and_write, patiently, read, write
 
 
 class Loop:
@@ -41,6 +41,16 @@ class Loop:
             if self.choice(2):
                 self._rig.pump.gate(True)
 
+    def until_answered(self, sent: Sequence[SimulatedCommand], each_turn: Callable[[], None] = lambda: None) -> None:
+        """Turn until all are answered and the kernel keeps no buffer."""
+
+        def all_answered() -> bool:
+            self.turn()
+            each_turn()
+            return all(command.status is not None for command in sent) and not self._rig.kernel.kept_ids
+
+        patiently(all_answered)
+
     def _arrived(self, command: Command) -> None:
         lba = int.from_bytes(command.cdb[2:6], "big")
         match command.cdb[0]:
@@ -60,6 +70,17 @@ class Loop:
     def _answer(self, command: Command, reply: Reply) -> None:
         command.answered = True
         self._rig.pump.complete(command, reply)
+
+
+def check(rig: Rig, sent: Sequence[SimulatedCommand]) -> None:
+    """That the ring is in order and all that `submit` made was answered in one of the ways there are."""
+    assert not rig.kernel.broken
+    assert not rig.kernel.open_ids
+    for command in sent:
+        assert command.status in (Status.GOOD, Status.BUSY, Status.TASK_ABORTED, Status.CHECK_CONDITION)
+        if command.cdb[0] == 0x28 and command.status == Status.GOOD:
+            # Its own block, as it was or as it was written, and no other command's data.
+            assert command.data in (bytes(BLOCK), bytes((command.cdb[5] + 1,)) * BLOCK)
 
 
 def submit(rig: Rig, what: str, number: int) -> SimulatedCommand:

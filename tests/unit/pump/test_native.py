@@ -29,7 +29,7 @@ from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
 from tcmu_retry.scsi.request import BUSY, GOOD, Op, Status
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
-from tests.unit.pump.loop import Loop, submit
+from tests.unit.pump.loop import Loop, check, submit
 from tests.unit.pump.rig import (
     ABORTED,
     BLOCK,
@@ -624,20 +624,11 @@ def test_any_mix_is_answered_once_each(steps, choices, late):
     if late:
         rig.start()
     rig.storage.heal()
-
-    def all_answered() -> bool:
-        loop.turn()
-        return all(command.status is not None for command in sent) and not rig.kernel.kept_ids
-
     try:
-        patiently(all_answered)
+        loop.until_answered(sent)
     finally:
         rig.end()
-    assert not rig.kernel.open_ids
-    for command in sent:
-        assert command.status in (Status.GOOD, Status.BUSY, Status.TASK_ABORTED, Status.CHECK_CONDITION)
-        if command.cdb[0] == 0x28 and command.status == Status.GOOD:
-            assert command.data in (bytes(BLOCK), bytes((command.cdb[5] + 1,)) * BLOCK)
+    check(rig, sent)
 
 
 # ---- which pump
