@@ -112,7 +112,7 @@ race: build/packages ## the native pump's loop with three threads under ThreadSa
 	@mkdir -p $(RACE)
 	gcc -std=gnu11 -O1 -g -fsanitize=thread -Dmain=kernel_main -c bench/kernel.c -o $(RACE)/kernel.o
 	gcc -std=gnu11 -O1 -g -fsanitize=thread -Wall -Wextra -Werror -Wno-tsan -I$(NATIVE) -o $(RACE)/driver \
-	  tests/race/driver.c $(NATIVE)/loop.c $(NATIVE)/ring.c $(NATIVE)/plain.c $(NATIVE)/shelf.c $(RACE)/kernel.o -luring
+	  tests/race/driver.c $(wildcard $(NATIVE)/*.c) $(RACE)/kernel.o -luring
 	setarch -R $(RACE)/driver $(or $(SECONDS),20)
 	setarch -R $(RACE)/driver $(or $(SECONDS),20) writeback
 

@@ -26,6 +26,7 @@ DEVICE = "ext4 over memory (null_blk)"
 WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
+BARE, CACHED = "no target, O_DIRECT", "no target, page cache"
 OURS = (WRITETHROUGH, WRITEBACK, OURS_BRD)
 TICK = 10_000  # µs of /proc/PID/stat's clock
 
@@ -60,7 +61,7 @@ FULL = (
     *(Load(pattern, 256 << 10, depth) for pattern in ("read", "write") for depth in (1, 8)),
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
-ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
+ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK, BARE, CACHED)
 LOOP, ISCSI = "tcm_loop", "iSCSI"
 OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
 
@@ -82,12 +83,16 @@ class Sample:
 
 @dataclass
 class Candidate:
-    """Disks of one kind, by path; `pid` of the process that serves them, `iqn` of the first one's target."""
+    """Disks of one kind, by path; `pid` of the process that serves them, `iqn` of the first one's target.
+
+    direct: whether fio is to pass the page cache.
+    """
 
     name: str
     pid: int = 0
     iqn: str = ""
     disks: dict[str, list[str]] = field(default_factory=dict)
+    direct: bool = True
 
 
 class Bench:
@@ -107,7 +112,7 @@ class Bench:
         null = "/sys/kernel/config/nullb/nullb0"  # since Linux 6.0 the disk is called as this, before by its number
         self.guest.run(
             f"set -e; modprobe brd rd_nr=2 rd_size={SIZE << 10}; modprobe null_blk nr_devices=0; mkdir {null};"
-            f" echo {room} > {null}/size; echo 512 > {null}/blocksize; echo 0 > {null}/irqmode;"
+            f" echo {room} > {null}/size; echo 4096 > {null}/blocksize; echo 0 > {null}/irqmode;"
             f" echo 1 > {null}/memory_backed; echo 1 > {null}/power;"
             f" mkfs.ext4 -q -E nodiscard /dev/nullb0; mkdir -p {FILES}; mount -o noatime /dev/nullb0 {FILES};"
             f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
@@ -120,6 +125,9 @@ class Bench:
         self._ours(WRITEBACK, "wb", [f"{FILES}/wb{n}" for n in range(self.luns)], "cache=writeback")
         self._ours(OURS_BRD, "brd", ["/dev/ram0"], "")
         self._peers()
+        for name, direct in ((BARE, True), (CACHED, False)):
+            disks = {LOOP: [f"{FILES}/peer{number}" for number in range(self.luns)]}
+            self.candidates[name] = Candidate(name, disks=disks, direct=direct)
 
     def close(self) -> None:
         self.guest.close()
@@ -171,7 +179,8 @@ class Bench:
             f" ln -s {store} {group}/lun/lun_0/lun"
         )
         find = f"ls /sys/bus/scsi/devices/$(cat {group}/address):0/block"
-        return self._quiet(str(eventually(lambda: self.guest.look(find), 30, f"a disk of {store}")))
+        disk = eventually(lambda: self.guest.look(find), 30, f"a disk of {store}")
+        return self._quiet(f"/dev/{disk}")
 
     def _target(self, store: str) -> str:
         iqn = f"iqn.2026-11.org.example:{store.rpartition('/')[2]}"
@@ -187,11 +196,11 @@ class Bench:
 
     def _login(self, iqn: str) -> str:
         storage = Storage(self.guest, iqn, 0, SIZE)
-        return self._quiet(Lun(self.lab, iqn, storage, iqn).login().removeprefix("/dev/"))
+        return self._quiet(Lun(self.lab, iqn, storage, iqn).login())
 
     def _quiet(self, disk: str) -> str:
         """The target is measured, not the initiator's I/O scheduler."""
-        self.guest.run(f"echo none > /sys/block/{disk}/queue/scheduler")
+        self.guest.run(f"echo none > /sys/block/{disk.removeprefix('/dev/')}/queue/scheduler")
         return disk
 
     def _start_runner(self) -> int:
@@ -218,14 +227,15 @@ class Bench:
 
     def run(self, path: str, load: Load, candidate: Candidate, seconds: float) -> Sample:
         disks = candidate.disks[path][: load.luns]
-        jobs = " ".join(f"--name=j{n} --filename=/dev/{disk}" for n, disk in enumerate(disks))
+        jobs = " ".join(f"--name=j{n} --filename={disk}" for n, disk in enumerate(disks))
         look = "head -n 1 /proc/stat"
         if candidate.pid:
             look += f"; cat /proc/{candidate.pid}/stat; cat /proc/{candidate.pid}/task/*/status | grep ^voluntary"
         mixed = " --rwmixread=70" if load.pattern == "randrw" else ""
         fio = (
-            f"fio --direct=1 --ioengine=libaio --rw={load.pattern}{mixed} --bs={load.size} --iodepth={load.depth}"
-            f" --time_based --runtime={seconds:g} --norandommap --group_reporting --output-format=json {jobs}"
+            f"fio --direct={candidate.direct:d} --ioengine=libaio --rw={load.pattern}{mixed} --bs={load.size}"
+            f" --iodepth={load.depth} --time_based --runtime={seconds:g} --norandommap --group_reporting"
+            f" --output-format=json {jobs}"
         )
         out = self.guest.run(f"{look}; echo ----; {fio}; echo ----; {look}", timeout=seconds + 120).out
         before, told, after = out.split("----\n")

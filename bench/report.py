@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from bench.guest import BUFFERED, FILEIO, GATES, IBLOCK, OURS_BRD, RUNNER, WRITEBACK, WRITETHROUGH
+from bench.guest import BARE, BUFFERED, CACHED, FILEIO, GATES, IBLOCK, OURS_BRD, RUNNER, WRITEBACK, WRITETHROUGH
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 Rows = dict[tuple[str, str], dict[str, list[dict[str, Any]]]]
 ENOUGH = 3  # rounds
 OVER_FILES = (WRITETHROUGH, WRITEBACK)
-ORDER = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
+ORDER = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK, BARE, CACHED)
 
 
 def rows(samples: Iterable[Mapping[str, Any]]) -> Rows:
@@ -70,6 +70,8 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         f"| {BUFFERED} | file, page cache | volatile until a flush |",
         f"| {OURS_BRD} | a RAM disk, O_DIRECT, RWF_DSYNC | durable |",
         f"| {IBLOCK} | a RAM disk | durable |",
+        f"| {BARE} | file, O_DIRECT | what ours can at most reach over it |",
+        f"| {CACHED} | file, page cache | what tcmu-runner and fileio can |",
         "",
         *_ratios_and_costs(told["samples"], "![ratios](performance.svg)"),
     ]  # fmt: skip

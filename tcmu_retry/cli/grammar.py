@@ -50,7 +50,7 @@ def build() -> Parser:
     export.add_argument("name", metavar="NAME", help="the new LUN's")
     export.add_argument("config", metavar="CONFIG", help="PATH[;key=value…], or a name in /etc/tcmu-retry/devices.d")
     export.add_argument("--size", help="bytes, or 512M, 20G; the storage's own if not given")
-    export.add_argument("--block-size", type=int, default=512, help="512 (default), 1024, 2048 or 4096")
+    export.add_argument("--block-size", type=int, default=0, help="512, 1024, 2048 or 4096 (default: the storage's)")
     export.add_argument("--portal", action="append", metavar="ADDRESS:PORT", help="0.0.0.0:3260 if not given")
     export.add_argument("--initiator", action="append", metavar="IQN", help="who may log in; more than once")
     export.add_argument("--wwn", default="", help="that of the same storage on another host; a new one if not given")

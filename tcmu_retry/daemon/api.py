@@ -91,7 +91,7 @@ class PolicyOptions:
 
 @dataclass(frozen=True, slots=True)
 class ExportRequest:
-    """A LUN to be made. size 0: the storage's own. initiators: IQNs; `any_initiator` opens the target to all.
+    """A LUN to be made. size, block_size 0: the storage's own. initiators: IQNs; `any_initiator`: all may log in.
 
     wwn: "" for a new one. Hosts that show the same storage give it the same WWN, so that multipath sees one disk.
     target: its IQN; "" for one by this host's name. A LUN that moves between hosts keeps it.
@@ -100,7 +100,7 @@ class ExportRequest:
     name: str
     config: str  # absolute path with ;key=value settings, or a name in devices.d
     size: int = 0
-    block_size: int = 512
+    block_size: int = 0
     portals: Sequence[str] = ("0.0.0.0:3260",)
     initiators: Sequence[str] = ()
     any_initiator: bool = False

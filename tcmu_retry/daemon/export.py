@@ -11,6 +11,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from rtslib import (
     LUN,
@@ -43,18 +44,18 @@ _PORTAL = re.compile(r"(?P<address>\[[0-9A-Fa-f:.]+\]|[0-9.]+)(:(?P<port>\d{1,5}
 _creating = threading.Lock()  # rtslib takes the next free index of a backstore by looking
 
 
-def export(request: ExportRequest, storage_size: Callable[[], int]) -> ExportResult:
-    """Make the LUN. storage_size: bytes its storage has, or BackendError. Raises ApiError; nothing is left then."""
+def export(request: ExportRequest, measure: Callable[[], tuple[int, int]]) -> ExportResult:
+    """Make the LUN. measure: see `storage.measure`, of its storage. Raises ApiError; nothing is left then."""
     portals = [_portal(text) for text in request.portals]
     _check(request)
-    size = _size(request, storage_size)
+    request = _fitted(request, measure)
     with _creating, contextlib.ExitStack() as undo, _told(f"export of {request.name} failed, nothing is left of it"):
         if _find(request.name) is not None:
             raise ApiError("InvalidArgument", f"there is a backstore {request.name} already; choose another name")
         store = UserBackedStorageObject(
             request.name,
             config=f"{SUBTYPE}/{request.config}",
-            size=size,
+            size=request.size,
             wwn=request.wwn or None,
             hw_max_sectors=MAXIMUM_TRANSFER // request.block_size,
             control=f"hw_block_size={request.block_size}",
@@ -131,7 +132,7 @@ def _check(request: ExportRequest) -> None:
         raise ApiError(
             "InvalidArgument", f"{request.target} is no target's name, such as iqn.2026-11.org.example:{request.name}"
         )
-    if request.block_size not in BLOCK_SIZES:
+    if request.block_size not in (0, *BLOCK_SIZES):
         raise ApiError("InvalidArgument", f"block-size {request.block_size} is not one of 512, 1024, 2048 and 4096")
     for initiator in request.initiators:
         if not _IQN.fullmatch(initiator):
@@ -148,21 +149,28 @@ def _check(request: ExportRequest) -> None:
         )
 
 
-def _size(request: ExportRequest, storage_size: Callable[[], int]) -> int:
+def _fitted(request: ExportRequest, measure: Callable[[], tuple[int, int]]) -> ExportRequest:
+    """With what its storage says."""
     try:
-        available = storage_size()
+        available, least = measure()
     except BackendError as error:
         raise ApiError("BackendUnavailable", str(error)) from error
-    size = request.size or available
-    if size > available:
-        raise ApiError("InvalidArgument", f"size {size} is more than the {available} bytes that the storage has")
-    if size % request.block_size or not size:
+    size, block_size = request.size or available, request.block_size or least
+    if block_size % least:
         raise ApiError(
             "InvalidArgument",
-            f"size {size} is not a multiple of the block size {request.block_size};"
-            f" give --size {size - size % request.block_size} to use less",
+            f"block-size {block_size} is less than the {least} bytes of the storage's own blocks;"
+            f" give --block-size {least}, or leave it out",
         )
-    return size
+    if size > available:
+        raise ApiError("InvalidArgument", f"size {size} is more than the {available} bytes that the storage has")
+    if size % block_size or not size:
+        raise ApiError(
+            "InvalidArgument",
+            f"size {size} is not a multiple of the block size {block_size};"
+            f" give --size {size - size % block_size} to use less",
+        )
+    return replace(request, size=size, block_size=block_size)
 
 
 def _portal(text: str) -> tuple[str, int]:

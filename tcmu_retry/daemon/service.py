@@ -134,7 +134,7 @@ class Service:
         if problem:
             raise ApiError("InvalidArgument", problem)
         self._luns.want(request.config)
-        return await offload(export.export, request, partial(storage.size_of, self._source.device(request.config)))
+        return await offload(export.export, request, partial(storage.measure, self._source.device(request.config)))
 
     async def unexport(self, name: str) -> None:
         await offload(export.check_ours, name)
@@ -182,7 +182,7 @@ class Service:
         device = self._source.device(config)
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                available = await offload(storage.size_of, device)
+                available, _ = await offload(storage.measure, device)
         except TimeoutError:
             return (
                 f"{device.path} did not let itself be opened within {CHECK_SECONDS:g} s; bring its storage back first"

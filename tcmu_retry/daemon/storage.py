@@ -243,10 +243,10 @@ def open_configured(config: DeviceConfig) -> Backend:
     return apply(open_backend(config.path, buffered=config.buffered, roots=config.roots), config.filters)
 
 
-def size_of(config: DeviceConfig) -> int:
-    """Bytes that the storage has. Blocking. Raises BackendError."""
+def measure(config: DeviceConfig) -> tuple[int, int]:
+    """Bytes that the storage has, and of each of its blocks. Blocking. Raises BackendError."""
     backend = open_configured(config)
     try:
-        return backend.identity.size
+        return backend.identity.size, backend.block_size
     finally:
         backend.close()

@@ -15,6 +15,14 @@ from tcmu_retry.scsi.request import Reply
 from tcmu_retry.scsi.sense import Sense
 from tcmu_retry.tcmu.base import Channel
 
+# With the daemon, not with its first LUN: by then a package may have brought another version.
+try:
+    from tcmu_retry.pump.native.pump import NativePump
+except ImportError as error:
+    NOT_BUILT = f"it is not built ({error})"
+else:
+    NOT_BUILT = ""
+
 log = logging.getLogger(__name__)
 
 VARIABLE = "TCMU_RETRY_PUMP"
@@ -28,14 +36,12 @@ def make_pump(
     if forced not in ("", "native", "reference"):
         raise OSError(errno.EINVAL, f"{VARIABLE}={forced} names no pump; set it to native or reference, or not at all")
     if forced != "reference":
-        try:
-            from tcmu_retry.pump.native.pump import NativePump
-
-            return NativePump(name, channel, backend, block_size, sense_reply)
-        except ImportError as error:
-            reason = f"it is not built ({error})"
-        except OSError as error:
-            reason = f"io_uring cannot be had ({error.strerror})"
+        reason = NOT_BUILT
+        if not reason:
+            try:
+                return NativePump(name, channel, backend, block_size, sense_reply)
+            except OSError as error:
+                reason = f"io_uring cannot be had ({error.strerror})"
         if forced:
             raise OSError(errno.ENOSYS, f"{VARIABLE}=native, but the native pump cannot run: {reason}")
         _say(reason)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 from tests.dbus.conftest import SIZE, World, bus, world
 
 __all__ = ["bus", "world"]  # pytest's fixtures
 
+TARGET = "/sys/kernel/config/target"
 AGENT = Path(__file__).resolve().parents[2] / "packaging/ocf/lun"
-RUNNING, NOT_RUNNING, CONFIGURED_WRONGLY = 0, 7, 6
+RUNNING, FAILED, CONFIGURED_WRONGLY, NOT_RUNNING = 0, 1, 6, 7
 WWN = "5f0d0b5c-6f0e-4e0c-9b43-0d2f6b6d3c11"
 IQN = "iqn.2026-11.org.example:vm1"
 
@@ -24,10 +24,6 @@ class Cluster:
         storage = world.directory / "vm1.img"
         with storage.open("wb") as file:
             file.truncate(SIZE)
-        command = world.directory / "bin/tcmu-retry"
-        command.parent.mkdir()
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tcmu_retry.cli.main "$@"\n')
-        command.chmod(0o755)
         self.parameters = {
             "name": "vm1",
             "config": f"{storage};buffered=true;retry_timeout=2m",
@@ -37,24 +33,30 @@ class Cluster:
         }
         self.environment = {
             **os.environ,
-            "PATH": f"{command.parent}:/usr/sbin:{os.environ['PATH']}",
-            "TCMU_RETRY_BUS_ADDRESS": world.address,
+            "PATH": f"/usr/sbin:{os.environ['PATH']}",
+            "DBUS_SYSTEM_BUS_ADDRESS": world.address,
             "OCF_ROOT": "/usr/lib/ocf",
             "HA_RSCTMP": str(world.directory),
         }
 
-    def call(self, action: str, interval: int = 10_000, **others: str) -> tuple[int, str]:
-        """What it returned and said. interval: ms; 0 is a probe."""
+    def begin(self, action: str, kernel: str = "", **others: str) -> subprocess.Popen[str]:
+        """kernel: what makes its part of configfs, if any; by a shell that is there."""
         given = {f"OCF_RESKEY_{name}": value for name, value in {**self.parameters, **others}.items()}
-        done = subprocess.run(
-            [str(AGENT), action],
-            env={**self.environment, **given, "OCF_RESKEY_CRM_meta_interval": str(interval)},
-            capture_output=True,
+        there = f"mount -t tmpfs tmpfs /sys/kernel; mkdir -p {TARGET}; cd {TARGET}; {kernel}"
+        prefix = ["unshare", "--mount", "bash", "-euc", f'{there}; exec "$@"', "kernel"] if kernel else []
+        return subprocess.Popen(
+            [*prefix, str(AGENT), action],
+            env={**self.environment, **given},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
-            check=False,
         )
-        return done.returncode, done.stdout + done.stderr
+
+    def call(self, action: str, interval: int = 10_000, kernel: str = "", **others: str) -> tuple[int, str]:
+        """What it returned and said. interval: ms; 0 is a probe."""
+        process = self.begin(action, kernel, CRM_meta_interval=str(interval), **others)
+        said = process.communicate(timeout=60)[0]
+        return process.returncode, said
 
 
 def test_ocf_tester_finds_nothing_wrong(world: World) -> None:
@@ -87,11 +89,48 @@ def test_a_lun_whose_storage_is_away_stays_where_it_is(world: World) -> None:
     assert cluster.call("monitor", interval=0)[0] == NOT_RUNNING
 
 
+def test_all_that_may_be_given_reaches_the_daemon(world: World) -> None:
+    cluster = Cluster(world)
+    name = "vm-1_a.b"
+    cluster.parameters |= {"name": name, "size": "4M", "portals": "[::]:3261 127.0.0.1:3262"}
+    assert cluster.call("start") == (RUNNING, "")
+    assert world.json("device", "show", name)["device"]["size"] == 4 << 20
+    assert cluster.call("monitor") == (RUNNING, "")
+    assert cluster.call("stop") == (0, "")
+    assert cluster.call("monitor") == (NOT_RUNNING, "")
+
+
+def test_a_daemon_that_is_restarted_is_waited_for(world: World) -> None:
+    """The kernel has the LUN, the daemon not: half of the monitor's time it may take it up, then it has failed."""
+    cluster = Cluster(world)
+    kernel = f"mkdir -p core/user_0/vm1 iscsi/{IQN}/tpgt_1; echo 1 > iscsi/{IQN}/tpgt_1/enable"
+    code, said = cluster.call("monitor", kernel=kernel, CRM_meta_timeout="4000")
+    assert code == FAILED
+    assert "no tcmu-retryd serves it" in said
+    monitor = cluster.begin("monitor", kernel, CRM_meta_timeout="80000")
+    world.cli("export", "vm1", cluster.parameters["config"], "--any-initiator")
+    assert monitor.communicate(timeout=60) == ("", None)
+    assert monitor.returncode == RUNNING
+    code, said = cluster.call("monitor", kernel=kernel.replace("echo 1", "echo 0"))
+    assert code == FAILED
+    assert f"its target {IQN} is not enabled" in said
+
+
+def test_why_a_lun_cannot_be_made_is_told(world: World) -> None:
+    cluster = Cluster(world)
+    code, said = cluster.call("start", config="/nowhere/vm1.img")
+    assert code == FAILED
+    assert "/nowhere/vm1.img" in said
+
+
 def test_what_is_configured_wrongly_is_told(world: World) -> None:
     cluster = Cluster(world)
     code, said = cluster.call("validate-all", config="/srv/vm1.img;retry_timeot=2m")
     assert code == CONFIGURED_WRONGLY
     assert "retry_timeout" in said
+    code, said = cluster.call("validate-all", size="20 cows")
+    assert code == CONFIGURED_WRONGLY
+    assert "20 cows" in said
     code, said = cluster.call("start", wwn="")
     assert code == CONFIGURED_WRONGLY
     assert "wwn is missing" in said

@@ -8,8 +8,9 @@
  * the ring's tail and one doorbell. It comes back to Python for everything else, and Python does that as the reference
  * pump does; the meaning of a pump is written down once, in reference.py.
  *
- * What Python must decide on is looked for in a batch before any of it starts: task management, and what
- * suffers no other write beside it (COMPARE AND WRITE), send the whole batch there, so that an abort finds commands of its own batch not started.
+ * What Python must decide on is looked for in a batch before any of it starts: task management, and what suffers no
+ * other write beside it (COMPARE AND WRITE), send the whole batch there, so that an abort finds commands of its own
+ * batch not started.
  *
  * The gate is `storage`: -1 and nothing is run here. At a failing completion the loop sets it itself and comes back at
  * once, before it fetches again; Python closes the gate and takes over (`handed_over`) what is running: completed by
@@ -20,21 +21,13 @@
  * waits for it. One that finds no room is Python's, and with it, until it is lent again, the log and all that runs. Half
  * full, it is flushed.
  *
- * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
- * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
- * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
- * writes the wake-up.
- *
- * Before sleeping the loop looks on for a moment, no longer than a sleep costs, for storage and for the initiator each
- * by its own record: a look that found nothing lets the next sleep come without one, and each further one twice as
- * many, so that an idle LUN, or one on slow storage, costs nothing.
- *
  * io_uring runs with DEFER_TASKRUN (Linux 6.1): completions come only when this thread asks, none interrupts it.
  * Buffers are not registered: that would pin pages which the kernel takes back from the data area. Neither is the
  * storage's file: a registered file, and with it the storage's lock, stays open behind a close.
  */
 #include "loop.h"
 #include "journal.h"
+#include "wait.h"
 
 #include <errno.h>
 #include <linux/fs.h>
@@ -42,35 +35,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { IOVS_AT_ONCE = 1024 };
-static const uint64_t UIO = UINT64_MAX - 1, WAKE = UINT64_MAX - 2, CANCEL = UINT64_MAX - 3, FLUSH = UINT64_MAX - 4;
-static const uint64_t POLL_MOST = 10000; /* ns; about what a sleep costs */
-enum { VAIN_MOST = 1024 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static void add(atomic_uint_fast64_t *counter, uint64_t value)
-{
-    /* One writer; the others only look. */
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + value, memory_order_relaxed);
-}
-
-static inline void relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
 
 int loop_init(struct loop *loop, unsigned entries)
 {
@@ -79,7 +46,7 @@ int loop_init(struct loop *loop, unsigned entries)
                  IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_CQSIZE,
         .cq_entries = entries * 8,
     };
-    loop->poll_most = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? POLL_MOST : 0;
+    loop->look_most = wait_look_most();
     return io_uring_queue_init_params(entries, &loop->uring, &params);
 }
 
@@ -188,7 +155,7 @@ static void flush_in_time(struct loop *loop)
     if (loop->flushing || loop->storage < 0 || !shelf_fills(&loop->shelf) || !(sqe = io_uring_get_sqe(&loop->uring)))
         return;
     io_uring_prep_fsync(sqe, loop->storage, IORING_FSYNC_DATASYNC);
-    io_uring_sqe_set_data64(sqe, FLUSH);
+    io_uring_sqe_set_data64(sqe, FOR_FLUSH);
     loop->mark = shelf_mark(&loop->shelf);
     loop->flushing = true;
     loop->out++;
@@ -266,7 +233,7 @@ static bool start(struct loop *loop, const struct ring_entry *entry, double now)
         note_start(loop, slot);
     if (!slot->waits)
         launch(loop, io_uring_get_sqe(&loop->uring), slot); /* there is one: `scan` looked */
-    add(&loop->in_flight, 1);
+    loop_add(&loop->in_flight, 1);
     return true;
 }
 
@@ -292,7 +259,7 @@ static int scan(struct loop *loop)
         if (entry.op == OP_TMR || (entry.op == OP_CMD && loop->excluding[entry.cdb[0]]))
             return LOOP_BATCH;
     }
-    now = (double)now_ns() / 1e9;
+    now = (double)wait_now() / 1e9;
     while (ring->next != head) {
         ring_look(ring, ring->next, head, &entry);
         if (entry.op == OP_CMD) {
@@ -314,13 +281,13 @@ static int scan(struct loop *loop)
 static void count(struct loop *loop, const struct plain_request *request)
 {
     if (request->op == PLAIN_READ) {
-        add(&loop->reads, 1);
-        add(&loop->read_bytes, request->length);
+        loop_add(&loop->reads, 1);
+        loop_add(&loop->read_bytes, request->length);
     } else if (request->op == PLAIN_WRITE) {
-        add(&loop->writes, 1);
-        add(&loop->written_bytes, request->length);
+        loop_add(&loop->writes, 1);
+        loop_add(&loop->written_bytes, request->length);
     } else {
-        add(&loop->flushes, 1);
+        loop_add(&loop->flushes, 1);
     }
 }
 
@@ -329,7 +296,7 @@ static int take(struct loop *loop, uint64_t who, int result)
 {
     struct slot *slot;
 
-    if (who == UIO) {
+    if (who == FOR_UIO) {
         char four[4];
         loop->uio_armed = false;
         if (result != -ECANCELED && (result < 0 || result & ~POLLIN ||
@@ -337,16 +304,16 @@ static int take(struct loop *loop, uint64_t who, int result)
             loop->removed = true;
         return 0;
     }
-    if (who == WAKE) {
+    if (who == FOR_WAKE) {
         uint64_t value;
         loop->wake_armed = false;
         while (read(loop->wake, &value, sizeof value) < 0 && errno == EINTR)
             ;
         return 0;
     }
-    if (who == CANCEL)
+    if (who == FOR_CANCEL)
         return 0;
-    if (who == FLUSH) {
+    if (who == FOR_FLUSH) {
         loop->out--;
         loop->flushing = false;
         loop->result = result;
@@ -367,7 +334,7 @@ static int take(struct loop *loop, uint64_t who, int result)
         loop->completed = true;
         count(loop, &slot->request);
         loop_free_slot(loop, slot);
-        add(&loop->in_flight, (uint64_t)-1);
+        loop_add(&loop->in_flight, (uint64_t)-1);
         return 0;
     }
     loop->ended = slot;
@@ -400,112 +367,19 @@ static int ring_bell(struct loop *loop)
     if (!loop->completed || loop->bell < 0)
         return 0;
     loop->completed = false;
-    add(&loop->doorbells, 1);
+    loop_add(&loop->doorbells, 1);
     while (write(loop->bell, four, sizeof four) < 0)
         if (errno != EINTR)
             return -errno;
     return 0;
 }
 
-/* ---- waiting */
-
-static bool pending(struct loop *loop)
-{
-    unsigned flags = __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED);
-    return (!loop->hold && ring_unfetched(&loop->ring)) || io_uring_cq_ready(&loop->uring) ||
-           flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW) ||
-           atomic_load_explicit(&loop->roused, memory_order_relaxed);
-}
-
-/* What io_uring says when it is short of something for the moment. */
-static int tolerate(int result)
-{
-    static const struct timespec millisecond = {0, 1000000};
-    if (result == -EAGAIN || result == -EBUSY || result == -ENOMEM) {
-        nanosleep(&millisecond, NULL);
-        return 0;
-    }
-    return result == -EINTR || result == -ETIME || result > 0 ? 0 : result;
-}
-
-static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
-{
-    struct io_uring_sqe *sqe;
-    if (*armed || !(sqe = io_uring_get_sqe(&loop->uring)))
-        return;
-    io_uring_prep_poll_add(sqe, fd, POLLIN);
-    io_uring_sqe_set_data64(sqe, who);
-    *armed = true;
-}
-
-/* Whether something came while looking on for a moment. A look in vain lets the next sleeps come without one. */
-static bool look_on(struct loop *loop)
-{
-    struct patience *patience = &loop->patience[loop->out != 0];
-    uint64_t until;
-
-    if (!loop->poll_most || (patience->skip && patience->skip--))
-        return false;
-    if (io_uring_sq_ready(&loop->uring))
-        io_uring_submit_and_get_events(&loop->uring); /* an error comes again at the next submission */
-    if (pending(loop))
-        return true;
-    until = now_ns() + loop->poll_most;
-    do {
-        for (int i = 0; i < 16; i++) {
-            if (pending(loop)) {
-                patience->vain = 0;
-                add(&loop->polls, 1);
-                return true;
-            }
-            relax();
-        }
-    } while (now_ns() < until);
-    patience->vain = patience->vain ? patience->vain * 2 : 1;
-    if (patience->vain > VAIN_MOST)
-        patience->vain = VAIN_MOST;
-    patience->skip = patience->vain;
-    return false;
-}
-
-/* Until there may be something to do. */
-static int sleep_on(struct loop *loop)
-{
-    struct __kernel_timespec soon = {0, 10000000};
-    struct io_uring_cqe *cqe;
-    int result;
-
-    atomic_store(&loop->asleep, 1);
-    atomic_thread_fence(memory_order_seq_cst); /* before the last look, or each of two would miss the other */
-    if (pending(loop) || io_uring_sq_space_left(&loop->uring) < 2) { /* 2: without the two polls nobody could wake us */
-        result = io_uring_submit_and_get_events(&loop->uring);
-    } else {
-        arm(loop, loop->uio, UIO, &loop->uio_armed);
-        arm(loop, loop->wake, WAKE, &loop->wake_armed);
-        add(&loop->sleeps, 1);
-        result = loop->hold ? io_uring_submit_and_wait_timeout(&loop->uring, &cqe, 1, &soon, NULL)
-                            : io_uring_submit_and_wait(&loop->uring, 1);
-    }
-    atomic_store(&loop->asleep, 0);
-    return result;
-}
-
-/* What was started leaves for the storage before anything else is done, and with it goes the thread to sleep if it may:
- * one system call. */
-static int submit(struct loop *loop, bool may_sleep)
-{
-    if (may_sleep && !pending(loop) && !look_on(loop))
-        return tolerate(sleep_on(loop));
-    if (io_uring_sq_ready(&loop->uring) ||
-        __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
-        return tolerate(io_uring_submit_and_get_events(&loop->uring));
-    return 0;
-}
+/* ---- a turn */
 
 int loop_run(struct loop *loop)
 {
     for (;;) {
-        int why = scan(loop), ended, bell, result = submit(loop, !why);
+        int why = scan(loop), ended, bell, result = wait_or_submit(loop, !why);
 
         if (result < 0)
             return result;
@@ -549,20 +423,20 @@ static void disarm(struct loop *loop)
                 struct io_uring_sqe *sqe = io_uring_get_sqe(&loop->uring);
                 if (!sqe)
                     break;
-                io_uring_prep_poll_remove(sqe, i ? WAKE : UIO);
-                io_uring_sqe_set_data64(sqe, CANCEL);
+                io_uring_prep_poll_remove(sqe, i ? FOR_WAKE : FOR_UIO);
+                io_uring_sqe_set_data64(sqe, FOR_CANCEL);
             }
             asked = true;
         }
-        if (tolerate(io_uring_submit_and_wait(&loop->uring, 1)) < 0)
+        if (wait_tolerate(io_uring_submit_and_wait(&loop->uring, 1)) < 0)
             return;
         while (!io_uring_peek_cqe(&loop->uring, &cqe)) {
             uint64_t who = io_uring_cqe_get_data64(cqe);
-            if (who < CANCEL)
+            if (who < FOR_CANCEL)
                 loop->out--;
             else
                 take(loop, who, cqe->res);
-            if (who == CANCEL && cqe->res == -EALREADY) /* it was about to end, and may have armed itself again */
+            if (who == FOR_CANCEL && cqe->res == -EALREADY) /* it was about to end, and may have armed itself again */
                 asked = false;
             io_uring_cqe_seen(&loop->uring, cqe);
         }
@@ -575,11 +449,11 @@ void loop_linger(struct loop *loop)
 
     disarm(loop);
     while (loop->out) {
-        int result = tolerate(io_uring_submit_and_wait(&loop->uring, 1));
+        int result = wait_tolerate(io_uring_submit_and_wait(&loop->uring, 1));
         if (result < 0)
             return;
         while (!io_uring_peek_cqe(&loop->uring, &cqe)) {
-            if (io_uring_cqe_get_data64(cqe) < CANCEL)
+            if (io_uring_cqe_get_data64(cqe) < FOR_CANCEL)
                 loop->out--;
             io_uring_cqe_seen(&loop->uring, cqe);
         }

@@ -73,7 +73,7 @@ struct loop {
     enum ring_fault fault;
 
     atomic_int asleep, roused;
-    uint64_t poll_most; /* nanoseconds of looking on before sleeping */
+    uint64_t look_most; /* nanoseconds of looking on before sleeping */
     struct patience patience[2]; /* with no I/O out: for the initiator; with: for the storage */
 
     /* Read by other threads. */
@@ -96,6 +96,12 @@ void loop_linger(struct loop *loop);
 void loop_free_slot(struct loop *loop, struct slot *slot);
 /* In the loop's thread if it was enabled. I/O may be out only if the process ends. */
 void loop_close(struct loop *loop);
+
+/* One writer; the others only look. */
+static inline void loop_add(atomic_uint_fast64_t *counter, uint64_t value)
+{
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + value, memory_order_relaxed);
+}
 
 static inline struct slot *loop_slot(struct loop *loop, uint32_t number)
 {

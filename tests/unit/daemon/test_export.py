@@ -29,6 +29,15 @@ GOOD = ExportRequest("vm1", "/srv/vm1.img", any_initiator=True)
 )
 def test_a_request_that_makes_no_sense_is_refused_in_a_sentence(wrong: dict[str, object], said: str) -> None:
     with pytest.raises(ApiError) as refusal:
-        export.export(replace(GOOD, **wrong), lambda: 1 << 20)  # type: ignore[arg-type]
+        export.export(replace(GOOD, **wrong), lambda: (1 << 20, 512))  # type: ignore[arg-type]
     assert refusal.value.kind == "InvalidArgument"
     assert said in str(refusal.value)
+
+
+def test_a_lun_has_its_storage_s_blocks_or_larger_ones() -> None:
+    def storage() -> tuple[int, int]:
+        return 1 << 20, 4096
+
+    assert export._fitted(GOOD, storage).block_size == 4096
+    with pytest.raises(ApiError, match="give --block-size 4096, or leave it out"):
+        export.export(replace(GOOD, block_size=512), storage)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import gc
+import importlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -671,9 +673,17 @@ def test_where_io_uring_is_forbidden_the_reference_pump_runs_and_one_line_says_s
 
 def test_where_it_is_not_built_the_reference_pump_runs(make, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "tcmu_retry.pump.native.pump", None)
+    importlib.reload(selection)
     with caplog.at_level(logging.WARNING):
         assert type(make(None)) is ReferencePump
     assert "it is not built" in caplog.text
+    monkeypatch.undo()
+    importlib.reload(selection)
+
+
+def test_it_is_loaded_with_the_daemon_not_by_its_first_lun_when_a_package_may_have_brought_another_version():
+    look = "import sys, tcmu_retry.retryd; sys.exit('tcmu_retry.pump.native.core' not in sys.modules)"
+    subprocess.run([sys.executable, "-c", look], check=True)
 
 
 def test_what_is_forced_and_cannot_run_is_an_error(make, monkeypatch):
