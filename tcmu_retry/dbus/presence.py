@@ -100,8 +100,8 @@ class Presence:
             raise OwnerEndsError(f"{self._name} was just given free on {where}") from error
         if killed:
             raise OwnerEndsError(
-                f"{self._name} is on {where} still process {number}'s ({program}), which was killed and ends when its"
-                " I/O returns; bring the storage back that this waits for"
+                f"{self._name} is still process {number}'s ({program}) on {where}: it was killed, and ends when its I/O"
+                " returns; bring back the storage that this waits for"
             )
         raise BusError(f"{self._name} is taken on {where} by process {number} ({program}); {self._taken}")
 

@@ -76,7 +76,7 @@ def test_a_daemon_behind_a_killed_one_that_does_not_end_serves_and_takes_the_nam
             assert dying.stdout is not None
             assert dying.stdout.readline() == "owned\n"
             world = World(bus_alone.address, tmp_path, start(bus_alone.address, tmp_path))
-            wait(lambda: "which was killed" in world.said() or world.daemon.poll())
+            wait(lambda: "it was killed" in world.said() or world.daemon.poll())
             assert world.daemon.poll() is None, world.said()
         finally:
             dying.kill()

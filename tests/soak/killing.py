@@ -6,7 +6,7 @@ import os
 
 from tests.soak.conftest import Record
 from tests.vm.killing import kill_under_load
-from tests.vm.lab import Lab, eventually
+from tests.vm.lab import Lab
 
 KILLS = int(os.environ.get("KILLS", "200"))
 SEED = int(os.environ.get("SEED", "20261126"))
@@ -20,7 +20,7 @@ def kill_many_times(lab: Lab, record: Record, pump: str) -> None:
     try:
         lab.begin_spares()
         lab.kill_daemon()
-        eventually(lambda: not lab.call("device", "list").code, 60, "tcmu-retryd on the bus")
+        lab.wait_daemon()
         caches = ("writethrough", "writeback")
         luns = [lab.lun(cache, f"{SETTINGS};cache={cache}", size=32, timeout=180) for cache in caches]
         for cache, seen in zip(caches, kill_under_load(lab, luns, KILLS, SEED, SECONDS), strict=True):

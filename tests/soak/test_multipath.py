@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.soak import newer
 from tests.soak.conftest import Record
 from tests.vm.lab import Lab, Lun, Storage, eventually
 from tests.vm.writing import Writer, uptime, writers
@@ -20,6 +21,7 @@ defaults {
     max_polling_interval 1
     path_checker tur
     path_grouping_policy failover
+    detect_pgpolicy no
     failback manual
     no_path_retry 60
 }
@@ -29,15 +31,32 @@ blacklist {
 """
 
 
+# By the path, not the map; each waits for as long as it is held.
+READS = "for at in 8 16 24; do dd if={disk} of=/dev/null iflag=direct bs=1M skip=$at count=1 & done; wait"
+PROGRAMS = ("multipath-tools", "multipath", "multipathd")
+
+
+@pytest.fixture(params=["transitioning", "good"])
+def health(request: pytest.FixtureRequest) -> str:
+    """What TEST UNIT READY says of the LUN that is held."""
+    return str(request.param)
+
+
 @pytest.fixture
-def multipath(lab: Lab) -> Iterator[Lab]:
-    """udevd, which multipathd hears of paths from, and multipathd."""
-    lab.guest.run(f"printf '%s' '{CONFIGURATION}' > /etc/multipath.conf; modprobe dm-multipath dm-service-time; true")
+def multipath(lab: Lab, health: str) -> Iterator[Lab]:
+    """udevd, which multipathd hears of paths from, and multipathd: for `transitioning` one that knows it."""
+    newest = health == "transitioning"
+    root = newer.install(lab.guest, *PROGRAMS) if newest else ""
+    lab.guest.run(
+        f"printf '%s' '{CONFIGURATION}' > {root}/etc/multipath.conf; modprobe dm-multipath dm-service-time; true"
+    )
     udev = lab.guest.start("exec /lib/systemd/systemd-udevd", "udevd.log")
     lab.guest.run("mkdir -p /run/lock; udevadm trigger --settle --subsystem-match=block", timeout=120)
-    daemon = lab.guest.start("exec multipathd -d", "multipathd.log")
+    daemon = lab.guest.start("exec multipathd -d -v4", f"multipathd-{health}.log")
     yield lab
     lab.guest.run(f"multipath -F; kill {daemon}; sleep 1; kill {udev}; rm -rf /run/udev", check=False)
+    if newest:
+        newer.remove(lab.guest, *PROGRAMS)
 
 
 def pair(lab: Lab, name: str, settings: str) -> tuple[Lun, Lun]:
@@ -75,22 +94,21 @@ def path_states(lab: Lab) -> dict[str, str]:
     return {lun.name: states.get(lun.disk.removeprefix("/dev/"), "unknown") for lun in lab.luns}
 
 
-def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: Lab, record: Record) -> None:
+def test_report_as_path_fails_over_and_holding_keeps_the_path(multipath: Lab, health: str, record: Record) -> None:
     """dm-multipath over two targets of one WWID, one cut: `report` as path fails over, holding keeps the path.
 
     Two maps. 0 s  writers run    the storage behind the path in use of both fails
     over:  retry_timeout=5s: reported as path, the path fails, and in 25 s the writer is on the other one
-    stay:  held, health=transitioning: for 25 s the path counts as it did    storage back: the writer goes on there
+    stay:  held, with this health; three reads at other places find the same, so that the storage is known to be away:
+           for 25 s the path counts as it did    storage back: the writer goes on there
 
-    multipath-tools before 0.9.5 take 02/04/0A for a path that is down; with them it is health=good that keeps one.
+    The checker takes 02/04/0A, `transitioning`, for "pending", which leaves the path as it is, since multipath-tools
+    0.9.5; Debian 12's 0.9.4 takes it for down, so that there `good` is what keeps a path. Since 0.9.6 they put all
+    paths of a LUN of LIO into one group, for its ALUA, unless `detect_pgpolicy` is off.
     """
     lab = multipath
-    version = re.findall(r"v(\d+)\.(\d+)\.(\d+)", lab.guest.run("multipath -h 2>&1; true").out)[0]
-    knows = tuple(map(int, version)) >= (0, 9, 5)
-    pairs = [
-        pair(lab, "over", "retry_timeout=5s"),
-        pair(lab, "stay", f"health={'transitioning' if knows else 'good'}"),
-    ]
+    version = re.findall(r"v(\d+\.\d+\.\d+)", lab.guest.run("multipath -h 2>&1; true").out)[0]
+    pairs = [pair(lab, "over", "retry_timeout=5s"), pair(lab, "stay", f"health={health}")]
     made = [Writer(lab.guest, luns[0].name[:4], map_of(lab, luns[0])) for luns in pairs]
     eventually(lambda: set(path_states(lab).values()) == {"active ready"}, 60, "four paths")
     with writers(*made):
@@ -102,13 +120,17 @@ def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: L
         for lun in (over, stay):
             lun.storage.fail()
         cut = uptime(lab.guest)
+        lab.guest.start(READS.format(disk=stay.disk), "reads.log")
         made[0].wait_wrote_after(cut + 5, 25)
         time.sleep(max(0.0, cut + 25 - uptime(lab.guest)))
         states = path_states(lab)
-        assert f"{over.disk.removeprefix('/dev/')}: mark as failed" in lab.log("multipathd.log")
+        said = lab.log(f"multipathd-{health}.log")
+        assert f"{over.disk.removeprefix('/dev/')}: mark as failed" in said
         assert states[other.name].startswith("active"), states
         assert not over.status()["held"]
-        assert states[stay.name] == f"active {'i/o pending' if knows else 'ready'}", states
+        assert states[stay.name] == "active ready", states
+        heard = f"{stay.disk.removeprefix('/dev/')}: tur checker reports path is transitioning" in said
+        assert heard == (health == "transitioning")
         assert stay.status()["held"]
         assert not made[1].wrote_after(cut + 3)
         for lun in (over, stay):
@@ -120,4 +142,4 @@ def test_report_as_path_fails_over_and_transitioning_keeps_the_path(multipath: L
             assert writer.errors == []
             assert writer.missing() == []
             record(**{writer.name: f"longest pause {writer.longest:.1f} s, 0 errors"})
-        record(states_in_the_outage=states, multipath_tools=".".join(version))
+        record(states_in_the_outage=states, health=health, multipath_tools=version)

@@ -63,6 +63,8 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int, seconds: f
         print(f"{time.strftime('%T')} kill {number}", *outages.values(), "early" if early else "", flush=True)  # noqa: T201
         if number % EARLY == 0:
             _look(lab)
+    for lun in luns:
+        lun.wait_served()
     eventually(lambda: not any(lun.status()["held"] for lun in luns), START, "nothing held")
     lab.guest.run("pkill -INT -x fio; true")
     _look(lab)
@@ -71,8 +73,9 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int, seconds: f
         result = lab.log(logs[lun.name])
         assert "err= 0" in result, result[-3000:]
         assert "verify:" not in result, result[-3000:]
-    said = "".join(lab.log(f"retryd-{number}.log") for number in range(before, lab.runs + 1))
-    assert "Traceback" not in said, said[-6000:]
+    said = [lab.log(f"retryd-{number}.log") for number in range(before, lab.runs + 1)]
+    for log in said:
+        assert "Traceback" not in log, log[-6000:]
     return [_seen(lun.name, number, said, (_written(lab, lun) - already[lun.name]) >> 11) for lun in luns]
 
 
@@ -96,14 +99,16 @@ def _fio(lun: Lun, seed: int) -> str:
     )
 
 
-def _seen(name: str, kills: int, said: str, written: int) -> Killed:
-    adopted = re.findall(rf"{name}: (\d+) commands of a former daemon go on, (\d+) of them held", said)
-    again = re.findall(rf"LUN {name}: (\d+) changes that a former daemon had not flushed", said)
+def _seen(name: str, kills: int, said: list[str], written: int) -> Killed:
+    """said: each daemon's log. While its storage or its ring is kept by the one before, it says so again and again."""
+    goes_on = rf"{name}: (\d+) commands of a former daemon go on, (\d+) of them held"
+    adopted = [each for log in said for each in re.findall(goes_on, log)]
+    again = [re.findall(rf"LUN {name}: (\d+) changes that a former daemon had not flushed", log) for log in said]
     return Killed(
         kills,
         sum(int(count) for count, _ in adopted),
         sum(int(failed) for _, failed in adopted),
-        sum(int(count) for count in again),
-        len(re.findall(rf"{name}: \d+ commands of a former daemon are answered BUSY", said)),
+        sum(int(each[-1]) for each in again if each),
+        sum(len(re.findall(rf"{name}: \d+ commands of a former daemon are answered BUSY", log)) for log in said),
         written,
     )

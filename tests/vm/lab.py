@@ -284,7 +284,7 @@ class Lab:
         self.start_daemon()
 
     def daemon_log(self) -> str:
-        return (self.guest.shared / f"retryd-{self.runs}.log").read_text(errors="replace")
+        return self.log(f"retryd-{self.runs}.log")
 
     def log(self, name: str) -> str:
         path = self.guest.shared / name
