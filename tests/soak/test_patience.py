@@ -134,7 +134,6 @@ def test_a_window_that_aborts_have_closed_is_opened_by_a_new_login(lab: Lab, rec
     lun.wait_held(PLACES)
     eventually(lambda: not lun.status()["held"], 40, "all are aborted")
     began = uptime(lab.guest)
-    assert places(lab, lun) == 0
     eventually(lambda: lun.status()["held"] == PLACES, 40, "they are sent again")
     record(closed=f"held again {uptime(lab.guest) - began:.0f} s after the last place was gone")
     assert f"command window of {initiator}; its session was ended" in lab.daemon_log()
