@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from tests.shown import commands
 from tests.soak.conftest import Record
 from tests.vm.guest import Guest, free_port
 from tests.vm.lab import START, eventually
-from tests.vm.systemd import SystemdGuest
+from tests.vm.systemd import SystemdGuest, initrd
 from tests.vm.writing import Writer, uptime, writers
 
 SECTORS = 256 << 11
@@ -146,20 +147,35 @@ def shown() -> tuple[list[str], str]:
 
 
 class Cluster:
-    """The nodes that are alive."""
+    """The nodes that are alive, and the initiator."""
 
-    def __init__(self, disk: Path, lan: Lan) -> None:
+    def __init__(self) -> None:
         self.nodes: dict[str, SystemdGuest] = {}
-        for name, address in NODES.items():
-            # Both QEMUs have it in this machine's page cache: what one has written the other reads.
-            shared = (
-                f"-drive file={disk},if=none,id=shared,format=raw,cache=unsafe,file.locking=off",
-                "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
-            )
+        self.initiator: Guest | None = None
+
+    def boot(self, disk: Path, lan: Lan) -> None:
+        """All at once: what a machine does at boot it does on one processor."""
+        initrd()
+        # Both QEMUs have the disk in this machine's page cache: what one has written the other reads.
+        shared = (
+            f"-drive file={disk},if=none,id=shared,format=raw,cache=unsafe,file.locking=off",
+            "-device virtio-blk-pci,drive=shared,serial=shared,share-rw=on",
+        )
+        cards = {name: lan.card() for name in (*NODES, "initiator")}
+
+        def initiator() -> None:
+            self.initiator = Guest("initiator", memory="1G", disks=0, options=cards["initiator"])
+
+        def node(name: str) -> None:
             self.nodes[name] = SystemdGuest(
-                f"node-{name}", "1G", disks=0, options=[*lan.card(), *shared],
-                prepare=PREPARE.replace("NODE", name).replace("ADDRESS", address),
+                f"node-{name}", "1G", disks=0, options=[*cards[name], *shared],
+                prepare=PREPARE.replace("NODE", name).replace("ADDRESS", NODES[name]),
             )  # fmt: skip
+
+        with ThreadPoolExecutor() as pool:
+            booting = [pool.submit(initiator), *(pool.submit(node, name) for name in NODES)]
+        for each in booting:
+            each.result()
 
     def run(self, command: str, timeout: float = 300) -> str:
         """By a node that is alive, and by which does not matter."""
@@ -182,6 +198,8 @@ class Cluster:
     def close(self) -> None:
         for name in list(self.nodes):
             self.kill(name)
+        if self.initiator:
+            self.initiator.close()
 
 
 def held(node: SystemdGuest) -> int:
@@ -202,25 +220,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, lan: Lan) -> Iterator[Clus
     disk = tmp_path_factory.mktemp("cluster") / "shared.raw"
     with disk.open("wb") as file:
         file.truncate(SECTORS * 512)
-    cluster = Cluster(disk, lan)
+    cluster = Cluster()
     try:
+        cluster.boot(disk, lan)
         yield cluster
     finally:
         cluster.close()
 
 
 @pytest.fixture(scope="module")
-def guest(lan: Lan) -> Iterator[Guest]:
+def guest(cluster: Cluster) -> Guest:
     """The initiator."""
-    guest = Guest("initiator", memory="1G", disks=0, options=lan.card())
-    try:
-        guest.run(
-            "nic=$(basename /sys/class/net/e*); ip address flush dev $nic; ip address add 192.0.2.9/24 dev $nic;"
-            " echo InitiatorName=iqn.1993-08.org.debian:01:a > /etc/iscsi/initiatorname.iscsi; iscsid"
-        )
-        yield guest
-    finally:
-        guest.close()
+    guest = cluster.initiator
+    assert guest
+    guest.run(
+        "nic=$(basename /sys/class/net/e*); ip address flush dev $nic; ip address add 192.0.2.9/24 dev $nic;"
+        " echo InitiatorName=iqn.1993-08.org.debian:01:a > /etc/iscsi/initiatorname.iscsi; iscsid"
+    )
+    return guest
 
 
 def test_a_lun_moves_between_two_nodes_and_its_initiator_sees_a_pause(

@@ -29,6 +29,7 @@ from tests.vm.systemd import SystemdGuest
 
 VERSION = "busctl get-property org.tcmu.Retry1 /org/tcmu/Retry1/manager org.tcmu.Retry1.Manager Version"
 OLD, NEW = "0.1.0", "0.1.1"
+WRITES = 50  # at a time
 DIST = ROOT / "build/dist"
 PACKED = ("tcmu_retry", "targetcli-plugin", "packaging", "meson.build", "pyproject.toml")
 # This machine's rule that packages start nothing is not the guest's; mandb is left out, it reads every page there is.
@@ -84,7 +85,10 @@ def apt(guest: SystemdGuest, command: str) -> str:
 
 
 class Writer:
-    """Writes at the LUN without a pause, from outside; whoever sees an error ends."""
+    """Writes at the LUN again and again, from outside; whoever sees an error ends.
+
+    Not as fast as it can: the LUN would take what apt needs of an emulated processor.
+    """
 
     def __init__(self, target: str) -> None:
         self.rounds = 0
@@ -97,7 +101,8 @@ class Writer:
 
     def _write(self) -> None:
         command = [
-            "qemu-img", "bench", "-f", "raw", "-w", "-c", "200", "-d", "8", "-s", "4096", "-t", "none", self._target,
+            "qemu-img", "bench", "-f", "raw", "-w", "-c", str(WRITES), "-d", "4", "-s", "4096",
+            "-t", "none", self._target,
         ]  # fmt: skip
         while not self._end.is_set() and not self.error:
             began = time.monotonic()
@@ -106,6 +111,7 @@ class Writer:
             self.rounds += 1
             if done.returncode:
                 self.error = done.stdout + done.stderr
+            self._end.wait(1)
 
     def goes_on(self) -> None:
         before = self.rounds
@@ -164,11 +170,16 @@ def renew(guest: SystemdGuest, command: str) -> str:
     return " ".join((done.out or done.err).split())
 
 
-def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: SystemdGuest, record: Record) -> None:
-    """apt's packages on a clean Debian 12: five-minute path, upgrade and restart under writes, 0 errors, no trace."""
-    before = written(guest)
+@pytest.fixture(scope="module")
+def before(guest: SystemdGuest) -> set[str]:
+    """What it had written when it knew nothing of the packages."""
+    return written(guest)
+
+
+def test_installed_and_used_as_readme_says(guest: SystemdGuest, before: set[str], record: Record) -> None:
+    """apt's packages on a clean Debian 12, with its own Python: the unit runs, and README's five-minute path passes."""
     reader = Reader(guest)
-    install, restart = commands("docs/packages.md", "Debian")
+    install = commands("docs/packages.md", "Debian")[0]
     reader.paste(0, install.text.replace("apt install", "apt install -y"))
     installing = reader.seconds.pop(0)
     eventually(lambda: unit(guest, "ActiveState") == "active", 300, "the unit, started by its package")
@@ -179,7 +190,11 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
     for number in (EXPORT, LOGIN, OUTAGE, REMOVE, USED):
         reader.paste(number, pasted[number])
     assert "<svg" in guest.run(f"cat {ROOT}/outage.svg; rm {ROOT}/outage.svg").out
+    record(installing=f"{installing:.0f} s", readme_path=f"{sum(reader.seconds.values()):.0f} s")
 
+
+def test_upgraded_and_restarted_under_writes(guest: SystemdGuest, record: Record) -> None:
+    """`apt upgrade` under writes leaves the daemon alone, and `tcmu-retry upgrade` takes the new one: 0 errors."""
     config = "/srv/vm1.img;retry_interval=1s;error.errno=EIO;error.while_file=/run/away"
     made = show(guest, "export", "vm1", config, "--any-initiator")["export"]
     writer = Writer(f"iscsi://127.0.0.1:{guest.forwarded}/{made['iqn']}/0")
@@ -194,17 +209,23 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
         offer(guest, build(NEW))
         said = apt(guest, "upgrade -y")
         assert f"tcmu-retryd goes on as version {OLD}" in said, said
+        assert guest.run("dpkg-query -W -f '${Version}' tcmu-retry").out == NEW
         assert unit(guest, "MainPID") == daemon
         assert version(guest) == OLD
-        assert guest.run("tcmu-retry --version", timeout=120).out.strip() == NEW
         writer.goes_on()
 
-        said = renew(guest, restart.text)
+        said = renew(guest, commands("docs/packages.md", "Debian")[1].text)
         writer.goes_on()
     finally:
         writer.end()
     assert not writer.error
+    record(
+        restart=said, writes=f"{writer.rounds * WRITES}, 0 errors; {WRITES} of them took {writer.longest:.1f} s at most"
+    )
 
+
+def test_purged_without_a_trace(guest: SystemdGuest, before: set[str], record: Record) -> None:
+    """`apt purge` after the LUN is unexported: no file, no unit, no process is left of either package."""
     guest.run("tcmu-retry unexport vm1; rm /srv/vm1.img", timeout=120)
     assert "Traceback" not in guest.run("journalctl -b -o cat -u tcmu-retryd").out
     apt(guest, "purge -y targetcli-retry tcmu-retry")
@@ -212,9 +233,4 @@ def test_installed_used_upgraded_under_writes_restarted_and_purged(guest: System
     assert not guest.run("systemctl list-units --all --no-legend 'tcmu-retry*'").out.strip()
     left = sorted(written(guest) - before)
     assert not left, left
-    record(
-        installing=f"{installing:.0f} s",
-        readme_path=f"{sum(reader.seconds.values()):.0f} s",
-        restart=said,
-        writes=f"{writer.rounds * 200}, 0 errors; 200 of them took {writer.longest:.1f} s at most",
-    )
+    record(left="nothing")
