@@ -18,7 +18,7 @@ done
 hostname guest
 dmesg -n 1
 [ $# -gt 0 ] || exit 0
-until port=$(grep -lx agent /sys/class/virtio-ports/*/name 2>/dev/null); do # a while after the driver is there
-    sleep 0.1
+for port in /sys/class/virtio-ports/*; do
+    [ "$(cat "$port/name")" = agent ] && agent=/dev/$(basename "$port")
 done
-exec "$2" "$(dirname "$0")/agent.py" "/dev/$(basename "$(dirname "$port")")"
+exec "$2" "$(dirname "$0")/agent.py" "$agent"
