@@ -8,10 +8,11 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 here=$(dirname "$0")
 top=$(cd "$here/../.." && pwd)
 
-port() { # NAME: the device node of a virtio-serial port
-    for each in /sys/class/virtio-ports/*; do
-        [ "$(cat "$each/name")" = "$1" ] && echo "/dev/$(basename "$each")"
+port() { # NAME: the device node of a virtio-serial port; QEMU tells of it a while after the driver is there
+    until each=$(grep -lx "$1" /sys/class/virtio-ports/*/name 2>/dev/null); do
+        sleep 0.1
     done
+    echo "/dev/$(basename "$(dirname "$each")")"
 }
 
 if [ "$1" = agent ]; then

@@ -68,7 +68,7 @@ class NativePump(ReferencePump):
             raise
 
     def _make_ring(self, memory: memoryview, journal: Journal | None) -> Core:
-        return Core(memory, journal)
+        return Core(memory[:], journal)  # a view of its own: the channel's could not be released while I/O is out
 
     # ---- called by the main loop
 

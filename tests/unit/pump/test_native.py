@@ -695,3 +695,18 @@ def test_what_is_forced_and_cannot_run_is_an_error(make, monkeypatch):
 def test_a_pump_that_does_not_exist_is_an_error(make):
     with pytest.raises(OSError, match="TCMU_RETRY_PUMP=fast names no pump; set it to native or reference"):
         make("fast")
+
+
+def test_a_device_that_was_closed_while_i_o_was_out_is_free_once_that_is_over():
+    """The pump's views outlive the channel then, and pump and channel live on: a broken ring's until it is mended."""
+    kernel = SimulatedKernel()
+    channel = kernel.open()
+    memory = channel.memory
+    ring = NativePump._make_ring(NativePump.__new__(NativePump), memory, None)
+    with pytest.raises(BufferError):
+        channel.close()
+    with pytest.raises(OSError, match="busy"):
+        kernel.open()
+    ring.close()
+    kernel.open().close()
+    del memory, channel
