@@ -16,7 +16,8 @@ from tests.vm.lab import Lab, Lun, Storage, eventually
 
 MEDIUM, LINK = "/run/nbd/medium", "/run/nbd/disk"
 FORGETFUL = (
-    "from tcmu_retry.backends.replay import ReplayLog; ReplayLog.make_again = lambda self, backend: None;"
+    "from tcmu_retry.backends.replay import ReplayLog;"
+    " ReplayLog._make = lambda self, changes, backend: setattr(self, '_sure', backend);"
     " from tcmu_retry.retryd import main; main()"
 )
 
