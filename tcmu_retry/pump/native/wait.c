@@ -6,9 +6,8 @@
  *
  * Before sleeping the loop looks on for a moment, for storage and for the initiator each by its own record: a look that
  * found nothing lets the next sleep come without one, and each further one twice as many, so that an idle LUN, or one
- * on slow storage, costs nothing. An answer's way to the initiator and its next command's way back is some wake-ups of
- * others long, so a look is worth some sleeps. What a sleep costs is measured: 5 µs on a processor, where the processor
- * is emulated a hundred times as much.
+ * on slow storage, costs nothing. It looks no longer than a sleep costs, which is measured: 5 µs on a processor, where the
+ * processor is emulated a hundred times as much.
  */
 #include "wait.h"
 
@@ -19,7 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VAIN_MOST = 1024, ROUNDS = 32, SLEEPS = 4 };
+enum { VAIN_MOST = 1024, ROUNDS = 32 };
 static const uint64_t LEAST = 10000, MOST = 2000000; /* ns */
 
 uint64_t wait_now(void)
@@ -83,7 +82,7 @@ static void measure(void)
         close(court[0]);
         close(court[1]);
     }
-    look_most = least / 2 * SLEEPS; /* two sleeps a round */
+    look_most = least / 2; /* two sleeps a round */
     look_most = look_most < LEAST ? LEAST : look_most > MOST ? MOST : look_most;
 }
 
