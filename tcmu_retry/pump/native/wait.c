@@ -6,8 +6,8 @@
  *
  * Before sleeping the loop looks on for a moment, for storage and for the initiator each by its own record: a look that
  * found nothing lets the next sleep come without one, and each further one twice as many, so that an idle LUN, or one
- * on slow storage, costs nothing. It looks no longer than a sleep costs, which is measured: 5 µs on a processor, where the
- * processor is emulated a hundred times as much.
+ * on slow storage, costs nothing. It looks for as long as a sleep costs, 10 µs at least. That is measured: 5 µs on a
+ * processor, and a hundred times as much where the processor is emulated.
  */
 #include "wait.h"
 
