@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.soak.conftest import Record
-from tests.vm.lab import CORE, Lab, Lun, eventually
+from tests.vm.lab import CORE, SOON, Lab, Lun, eventually
 
 SETTINGS = "retry_interval=500ms;retry_max_interval=2s"
 STATE = "/var/lib/tcmu-retry"
@@ -46,7 +46,7 @@ def held_write(lun: Lun, log: str) -> float:
     return time.monotonic()
 
 
-def goes_on(lun: Lun, log: str, seconds: float = 60) -> float:
+def goes_on(lun: Lun, log: str, seconds: float = SOON) -> float:
     """The storage is back: what was held ends well; how long it took."""
     began = time.monotonic()
     lun.storage.back()
@@ -69,12 +69,12 @@ def test_torn_ring(lab: Lab, lun: Lun, record: Record) -> None:
     held_write(lun, "torn")
     damage(lun)
     lun.write(8, "after", "after")  # the bell
-    eventually(lambda: "TR-043" in codes(lun), 30, "TR-043")
+    eventually(lambda: "TR-043" in codes(lun), SOON, "TR-043")
     told = codes(lun)
     assert told.index("TR-042") < told.index("TR-043")
     [mended] = re.findall(r"its ring is in order again after ([\d.]+) s", lab.daemon_log())
     goes_on(lun, "torn")
-    assert lab.wait_end("after", 60) == 0
+    assert lab.wait_end("after", SOON) == 0
     assert lab.guest.run(f"cat {CORE}/user_*/{lun.name}/action/block_dev").out.strip() in ("0", "unblocked", "")
     record(mended_after=f"{mended} s", errors=0)
 
@@ -83,18 +83,18 @@ def test_busy_torn_ring(lab: Lab, lun: Lun, record: Record) -> None:
     """The same while I/O over its buffers hangs in the kernel: nothing is emptied before that I/O has returned."""
     lun.storage.hang()
     lun.write(0, "out", "out")
-    eventually(lambda: lun.status()["in_flight"], 20, "I/O that is out")
+    eventually(lambda: lun.status()["in_flight"], SOON, "I/O that is out")
     damage(lun)
     lun.write(8, "bell", "bell")
-    eventually(lambda: "busy" in lun.status()["ring_error"], 30, "what is in the way")
+    eventually(lambda: "busy" in lun.status()["ring_error"], SOON, "what is in the way")
     assert "ring broken" in lab.cli("device", "list")
     assert "its ring is broken" in lab.call("doctor", lun.name).err
     time.sleep(5)
     assert "TR-043" not in codes(lun)
     assert lab.ended("out") is None
     lun.storage.go_on()
-    eventually(lambda: "TR-043" in codes(lun), 30, "TR-043")
-    assert [lab.wait_end(log, 60) for log in ("out", "bell")] == [0, 0]
+    eventually(lambda: "TR-043" in codes(lun), SOON, "TR-043")
+    assert [lab.wait_end(log, SOON) for log in ("out", "bell")] == [0, 0]
     assert lun.storage.read(0, 1) == (b"out\n" * 128)[:512]
     record(errors=0)
 
@@ -118,10 +118,10 @@ def test_memory_limit(lab: Lab, lun: Lun, record: Record) -> None:
         lab.guest.run(f"echo {max(1000 - 100 * number, 4)}K > {group}/memory.max")
     events = lab.guest.run(f"cat {group}/memory.events").out
     assert re.search(r"oom_kill [1-9]", events), events
-    eventually(lambda: not lab.guest.look(f"cat {group}/cgroup.procs"), 20, "its end")
+    eventually(lambda: not lab.guest.look(f"cat {group}/cgroup.procs"), SOON, "its end")
     lab.start_daemon()
     lun.wait_served()
-    eventually(lambda: "TR-040" in codes(lun), 30, "what was held went on")
+    eventually(lambda: "TR-040" in codes(lun), SOON, "what was held went on")
     took = goes_on(lun, "memory")
     lab.guest.run(f"rmdir {group}")
     record(killed_by="the OOM killer", resident=f"{rss} KiB before", errors=0, went_on_in=f"{took:.1f} s")
@@ -134,7 +134,7 @@ def test_bus_restart(lab: Lab, lun: Lun, record: Record) -> None:
     lab.guest.run("kill -9 $(cat /run/dbus/pid); rm -f /run/dbus/pid /run/dbus/system_bus_socket")
     assert lab.call("device", "list").code != 0
     lun.storage.back()
-    assert lab.wait_end("bus", 60) == 0, "storage came back without a bus"
+    assert lab.wait_end("bus", SOON) == 0, "storage came back without a bus"
     lun.storage.fail()
     lun.write(16, "bus2", "bus2")
     lab.guest.run("dbus-daemon --system --fork")
@@ -242,11 +242,11 @@ def test_overrun(lab: Lab, lun: Lun, record: Record) -> None:
     finally:
         lab.guest.run(f"kill -CONT {lab.daemon}")
     began = time.monotonic()
-    code = lab.wait_end("enable", 60)
+    code = lab.wait_end("enable", SOON)
     took = time.monotonic() - began
     assert "announcements of the kernel were lost" in lab.daemon_log()
     lab.guest.run(f"rmdir {base}/ours {base}", timeout=60)
-    eventually(lambda: lab.call("device", "show", "ours").code, 30, "no such LUN any more")
+    eventually(lambda: lab.call("device", "show", "ours").code, SOON, "no such LUN any more")
     held_write(lun, "overrun")
     goes_on(lun, "overrun")
     other = lab.lun("later", SETTINGS, size=16, timeout=300)
@@ -257,7 +257,7 @@ def test_overrun(lab: Lab, lun: Lun, record: Record) -> None:
 def test_module_again(lab: Lab, record: Record) -> None:
     """target_core_user is unloaded and loaded again under the daemon: LUNs are announced, changed and removed again."""
     lab.guest.run(f"rmdir {CORE}/user_* 2>/dev/null; rmmod target_core_user && modprobe target_core_user")
-    eventually(lambda: "target_core_user came anew" in lab.daemon_log(), 30, "the new family")
+    eventually(lambda: "target_core_user came anew" in lab.daemon_log(), SOON, "the new family")
     lun = lab.lun("module", SETTINGS, size=32, timeout=300)
     held_write(lun, "module")
     goes_on(lun, "module")

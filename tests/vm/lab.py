@@ -21,6 +21,8 @@ CORE = "/sys/kernel/config/target/core"
 LOOPBACK = "/sys/kernel/config/target/loopback"
 OTHER = "iqn.2026-11.org.example:other"
 START = 300  # s: Python starts slowly in an emulator, and more so beside another
+SOON = 60  # s: for what comes at once or never; emulated, beside another guest
+AT_ONCE = 20  # s, of a busy emulator; what waited for the storage would never end
 
 
 def eventually(look: Callable[[], object], seconds: float, what: str) -> Any:
@@ -143,11 +145,11 @@ class Lun:
         def look() -> str:
             return guest.run(find, check=False).out.strip()
 
-        node = eventually(look, 20, f"a disk of {self.iqn}")
+        node = eventually(look, SOON, f"a disk of {self.iqn}")
         self.disk = f"/dev/{node}"
-        eventually(lambda: guest.run(f"blockdev --getsz {self.disk}", check=False).code == 0, 10, self.disk)
+        eventually(lambda: guest.run(f"blockdev --getsz {self.disk}", check=False).code == 0, SOON, self.disk)
         # The kernel reads the partition table before it says this; these reads must not be among what is held.
-        eventually(lambda: attached() > before, 20, f"sd is done with {self.disk}")
+        eventually(lambda: attached() > before, SOON, f"sd is done with {self.disk}")
         if timeout:
             guest.run(f"echo {timeout} > /sys/block/{node}/device/timeout")
         return self.disk
@@ -161,7 +163,7 @@ class Lun:
             f" mkdir {group}/lun/lun_0 && ln -s {CORE}/user_*/{self.name} {group}/lun/lun_0/lun"
         )
         find = f"ls /sys/bus/scsi/devices/$(cat {group}/address):0/block"
-        self.disk = "/dev/" + eventually(lambda: guest.look(find), 20, "a disk of tcm_loop")
+        self.disk = "/dev/" + eventually(lambda: guest.look(find), SOON, "a disk of tcm_loop")
         self.loop = group
         return self.disk
 
@@ -210,9 +212,9 @@ class Lun:
     def wait_served(self) -> None:
         """By a new daemon: it is on the bus a moment before it has taken up the LUNs that it found."""
         self.lab.wait_daemon()
-        eventually(lambda: not self.lab.call("device", "show", self.name).code, 60, f"{self.name} served again")
+        eventually(lambda: not self.lab.call("device", "show", self.name).code, SOON, f"{self.name} served again")
 
-    def wait_held(self, count: int = 1, seconds: float = 15) -> None:
+    def wait_held(self, count: int = 1, seconds: float = SOON) -> None:
         eventually(lambda: self.status()["held"] >= count, seconds, f"{count} commands held by {self.name}")
 
     def policy(self, *settings: str) -> None:

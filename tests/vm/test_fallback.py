@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from tests.vm.lab import Lab, Lun, eventually
+from tests.vm.lab import SOON, Lab, Lun, eventually
 
 PATH_SENSE = "2/04/03"
 READONLY_SENSE = "7/27/00"
@@ -32,9 +32,9 @@ def test_report_answers_with_the_class_s_sense_after_the_time_out(lab: Lab) -> N
     lun.storage.fail()
     began = time.monotonic()
     assert sense_of(lun, write=True) == PATH_SENSE
-    assert 2.5 < time.monotonic() - began < 10
+    assert 2.5 < time.monotonic() - began < SOON
     lun.storage.back()
-    eventually(lambda: sense_of(lun, write=True) == "GOOD", 10, "GOOD after the storage is back")
+    eventually(lambda: sense_of(lun, write=True) == "GOOD", SOON, "GOOD after the storage is back")
 
 
 def test_report_as_chooses_the_sense(lab: Lab) -> None:
@@ -57,13 +57,13 @@ def test_stop_holds_until_a_person_resumes(lab: Lab) -> None:
     lun = lab.lun("stop", "retry_timeout=2s;fallback=stop", timeout=300)
     lun.storage.fail()
     lun.write(5, "stop", "stop.log")
-    eventually(lambda: lun.state() == "stopped", 10, "stopped")
+    eventually(lambda: lun.state() == "stopped", SOON, "stopped")
     lun.storage.back()
     time.sleep(3)
     assert lab.ended("stop.log") is None
     assert lun.held()[0]["waits_for"] == "resume"
     lab.cli("device", "resume", "stop")
-    assert lab.wait_end("stop.log", 5) == 0
+    assert lab.wait_end("stop.log", SOON) == 0
     assert lun.storage.read(5, 1).startswith(b"stop\n")
     assert lun.state() == "online"
 
@@ -100,4 +100,4 @@ def test_a_person_can_fail_what_is_held(lab: Lab) -> None:
     assert lab.call("queue", "fail", "fail").code == 2
     lab.cli("queue", "fail", "fail", str(command["serial"]))
     # sd sends it again five times after 02/04/03; each is held again until failed
-    eventually(lambda: lab.call("queue", "fail", "fail", "--all") and lab.ended("fail.log"), 20, "EIO")
+    eventually(lambda: lab.call("queue", "fail", "fail", "--all") and lab.ended("fail.log"), SOON, "EIO")

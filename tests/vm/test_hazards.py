@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.vm.lab import OTHER, Lab, Lun, eventually
+from tests.vm.lab import AT_ONCE, OTHER, SOON, Lab, Lun, eventually
 
 WRITE_EXCLUSIVE_REGISTRANTS_ONLY = 5
-AT_ONCE = 20  # s, for a busy emulator; what waited for the storage would never end
 
 
 @dataclass
@@ -75,7 +74,7 @@ def pair(lab: Lab) -> Iterator[tuple[Initiator, Initiator]]:
     def look() -> str:
         return guest.run(find, check=False).out.strip()
 
-    generic = eventually(look, 20, "the second session's disk")
+    generic = eventually(look, SOON, "the second session's disk")
     yield first, Initiator(lun, f"/dev/{generic}", 0xB)
     guest.run(f"sg_turs /dev/{generic}; sg_persist -n --out --clear --param-rk=0xb /dev/{generic}", check=False)
     guest.run(
@@ -104,23 +103,23 @@ def test_nothing_of_a_preempted_initiator_is_written(lab: Lab, pair: tuple[Initi
     assert "task management 128 names 3 commands" in lab.daemon_log()
     assert "Key=0xb" in two.holder()
     for sector in (40, 41, 42):
-        assert lab.wait_end(f"one{sector}.log", 5) != 0
+        assert lab.wait_end(f"one{sector}.log", SOON) != 0
     lun.storage.back()
     two.write(50, "two50.log", "two")
-    assert lab.wait_end("two50.log", 20) == 0
+    assert lab.wait_end("two50.log", SOON) == 0
     one.write(43, "one43.log", "one")
-    assert lab.wait_end("one43.log", 20) == 24
+    assert lab.wait_end("one43.log", SOON) == 24
     assert lun.storage.read(40, 4) == bytes(4 * 512)
     assert lun.storage.read(50, 1).startswith(b"two")
 
     lun.storage.hang()
     two.write(60, "two60.log", "two")
-    eventually(lambda: lun.status()["in_flight"], 10, "the write that hangs")
+    eventually(lambda: lun.status()["in_flight"], SOON, "the write that hangs")
     assert one.preempt_and_abort(two) < AT_ONCE
     one.write(60, "one60.log", "one")
     lun.wait_held()
     assert lab.ended("one60.log") is None
     lun.storage.go_on()
-    assert lab.wait_end("one60.log", 20) == 0
+    assert lab.wait_end("one60.log", SOON) == 0
     assert lun.storage.read(60, 1).startswith(b"one")
-    eventually(lambda: lun.state() == "online", 10, "online")
+    eventually(lambda: lun.state() == "online", SOON, "online")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from tests.vm.lab import Lab, eventually
+from tests.vm.lab import SOON, Lab, eventually
 
 
 def test_a_write_held_for_45_seconds_ends_good(lab: Lab) -> None:
@@ -33,7 +33,7 @@ def test_a_write_held_for_45_seconds_ends_good(lab: Lab) -> None:
         lun.storage.back()
     for lun in (patient, stock):
         lab.cli("queue", "retry", lun.name)
-        assert lab.wait_end(f"{lun.name}.log", 60) == 0
+        assert lab.wait_end(f"{lun.name}.log", SOON) == 0
         assert lun.storage.read(8, 1) == (b"held\n" * 103)[:512]
     assert patient.held() == []
     assert patient.state() == "online"
@@ -48,7 +48,7 @@ def test_a_policy_change_takes_effect_on_what_is_held(lab: Lab) -> None:
     time.sleep(2)
     assert lab.ended("changed.log") is None
     lun.policy("retry_timeout=5s")
-    assert lab.wait_end("changed.log", 15) != 0
+    assert lab.wait_end("changed.log", SOON) != 0
     assert lun.storage.read(0, 1) == bytes(512)
 
 
@@ -80,8 +80,8 @@ def test_one_bad_sector_does_not_stop_the_lun(lab: Lab) -> None:
     lun.wait_held()
     for place in (0, 200, 300, 400):
         lun.write(place, "good", f"good{place}.log")
-        assert lab.wait_end(f"good{place}.log", 5) == 0
+        assert lab.wait_end(f"good{place}.log", SOON) == 0
     assert lun.state() == "retrying"
     lun.storage.back()
-    assert lab.wait_end("bad.log", 40) == 0
-    eventually(lambda: lun.state() == "online", 5, "online again")
+    assert lab.wait_end("bad.log", SOON) == 0
+    eventually(lambda: lun.state() == "online", SOON, "online again")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.vm.lab import Lab, Lun, eventually
+from tests.vm.lab import SOON, Lab, Lun, eventually
 
 
 def cut(lun: Lun, how: str) -> None:
@@ -25,21 +25,21 @@ def mend(lun: Lun, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["error", "hang"])
 def test_the_daemon_stops_and_a_new_one_goes_on(lab: Lab, how: str) -> None:
-    """A write is open    SIGTERM: gone within 10 s    storage back, new daemon: the write ends GOOD."""
+    """A write is open    SIGTERM: it does not wait for the storage    storage back, new daemon: the write ends GOOD."""
     lun = lab.lun("leave", timeout=300)
     cut(lun, how)
     lun.write(7, "leave", "leave.log")
     if how == "error":
         lun.wait_held()
     else:
-        eventually(lambda: lun.status()["in_flight"], 10, "a write in flight")
+        eventually(lambda: lun.status()["in_flight"], SOON, "a write in flight")
     try:
-        assert lab.stop_daemon() < 10
+        assert lab.stop_daemon() < SOON
         mend(lun, how)
     finally:
         lab.start_daemon()
         lab.wait_daemon()
-    assert lab.wait_end("leave.log", 60) == 0
+    assert lab.wait_end("leave.log", SOON) == 0
     assert lun.storage.read(7, 1).startswith(b"leave")
 
 
@@ -51,7 +51,7 @@ def test_unexport_does_not_wait_for_storage(lab: Lab, how: str) -> None:
     time.sleep(3)
     began = time.monotonic()
     lab.cli("unexport", "unexport")
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < SOON
     left = lab.guest.run(
         "ls -d /sys/kernel/config/target/core/user_*/unexport /sys/kernel/config/target/iscsi/iqn*", check=False
     )

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.vm.lab import MIB, Lab, Lun, eventually
+from tests.vm.lab import MIB, SOON, Lab, Lun, eventually
 
 TIB = MIB << 20
 PORTS = (3270, 3271)
@@ -126,9 +126,9 @@ def test_names_are_unique_the_same_on_both_portals_and_after_a_restart(lab: Lab)
     def disks(lun: Lun, port: int, count: int) -> list[str]:
         run(f"iscsiadm -m discovery -t st -p 127.0.0.1:{port} && iscsiadm -m node -T {lun.iqn} --login")
         look = find.format(lun.iqn)
-        found = eventually(lambda: len(f := run(look).out.split()) == count and f, 20, f"{count} disks of {lun.iqn}")
+        found = eventually(lambda: len(f := run(look).out.split()) == count and f, SOON, f"{count} disks of {lun.iqn}")
         for name in found:
-            eventually(lambda name=name: not run(f"blockdev --getsz /dev/{name}", check=False).code, 10, name)
+            eventually(lambda name=name: not run(f"blockdev --getsz /dev/{name}", check=False).code, SOON, name)
         return [f"/dev/{name}" for name in found]
 
     first, second = (names(lab, disk) for disk in disks(twice, PORTS[0], 2))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from tests.vm.lab import OTHER, Lab
+from tests.vm.lab import AT_ONCE, OTHER, SOON, Lab
 
 
 def test_another_initiator_logs_in_while_a_dead_one_s_commands_are_held(lab: Lab) -> None:
-    """0 s  reads are held    its process is killed (the socket closes)    another initiator logs in within 5 s."""
+    """0 s  reads are held    its process is killed (the socket closes)    another initiator logs in at once."""
     lun = lab.export(lab.storage("portal"), "health=good")
     url = f"iscsi://127.0.0.1/{lun.iqn}/0"
     reader = lab.guest.start(f"exec iscsi-perf -i iqn.2026-11.org.example:dying -t 1000 {url}", "perf.log")
@@ -18,7 +18,7 @@ def test_another_initiator_logs_in_while_a_dead_one_s_commands_are_held(lab: Lab
     lab.guest.run(f"kill -9 {reader}; sleep 1")
     began = time.monotonic()
     lab.guest.run(f"iscsi-inq -i {OTHER} {url}", timeout=30)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < AT_ONCE
     lun.storage.back()
 
 
@@ -32,8 +32,8 @@ def test_a_connection_that_goes_silently_is_replaced(lab: Lab) -> None:
     lab.guest.run("iscsiadm -m session -R >/dev/null; ss -K dport = 3260 >/dev/null; true")
     began = time.monotonic()
     lab.guest.run(f"iscsi-inq -i {OTHER} iscsi://127.0.0.1/{lun.iqn}/0", timeout=40)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < AT_ONCE
     lun.storage.back()
     lab.cli("queue", "retry", "silent")
-    assert lab.wait_end("silent.log", 60) == 0
+    assert lab.wait_end("silent.log", SOON) == 0
     assert lun.storage.read(0, 1).startswith(b"silent")

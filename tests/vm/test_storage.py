@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.vm.lab import Lab, Storage, eventually
+from tests.vm.lab import SOON, Lab, Storage, eventually
 
 LINK = "/run/pulled"
 
@@ -40,7 +40,7 @@ class Disk:
 
     def remove(self) -> None:
         """The driver goes as soon as nobody has the disk open."""
-        eventually(lambda: not self.lab.guest.run("rmmod scsi_debug", check=False).code, 20, "rmmod scsi_debug")
+        eventually(lambda: not self.lab.guest.run("rmmod scsi_debug", check=False).code, SOON, "rmmod scsi_debug")
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def test_a_disk_pulled_and_plugged_is_reopened_and_another_one_is_refused(lab: L
     lun = lab.export(Storage(lab.guest, "pulled", 0, 64), path=LINK)
     lun.login(300)
     lun.write(0, "first", "first.log")
-    assert lab.wait_end("first.log", 10) == 0
+    assert lab.wait_end("first.log", SOON) == 0
 
     disk.pull()
     lun.write(1, "second", "second.log")
     lun.wait_held()
     assert lun.state() == "down"
     disk.plug()
-    assert lab.wait_end("second.log", 40) == 0
+    assert lab.wait_end("second.log", SOON) == 0
     medium = lab.guest.run(f"dd if={LINK} bs=512 count=2 iflag=direct status=none | tr -s '\\n' ' '").out
     assert medium.startswith("first ")
     assert "second " in medium
@@ -78,11 +78,11 @@ def test_a_disk_pulled_and_plugged_is_reopened_and_another_one_is_refused(lab: L
     lun.wait_held()
     disk.remove()
     disk.make(32)
-    eventually(lambda: "TR-021" in lab.daemon_log(), 60, "the event that the storage is refused")
+    eventually(lambda: "TR-021" in lab.daemon_log(), SOON, "the event that the storage is refused")
     assert "bytes" in lun.status()["backend_error"]
     assert lab.ended("third.log") is None
     assert lun.state() == "down"
     disk.remove()
     disk.make(64)
-    assert lab.wait_end("third.log", 60) == 0
-    eventually(lambda: lun.state() == "online", 10, "online")
+    assert lab.wait_end("third.log", SOON) == 0
+    eventually(lambda: lun.state() == "online", SOON, "online")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.vm.guest import ROOT
-from tests.vm.lab import MIB, Lab, Lun, Storage, eventually
+from tests.vm.lab import MIB, SOON, Lab, Lun, Storage, eventually
 
 IQN = "iqn.2026-11.org.example:targetcli"
 SAVED = "/run/saved.json"
@@ -109,11 +109,11 @@ def test_the_longest_and_oddest_configuration_strings_survive(lab: Lab) -> None:
 def test_a_lun_is_saved_and_restored_with_its_data_even_before_its_storage_is_there(lab: Lab, made: Lun) -> None:
     """written    daemon restarted    cleared, the storage gone    restored: down    the storage comes: data is there"""
     made.write(7, "kept", "kept.log")
-    assert lab.wait_end("kept.log", 20) == 0
+    assert lab.wait_end("kept.log", SOON) == 0
     lab.stop_daemon()
     lab.start_daemon()
     made.wait_served()
-    eventually(lambda: made.state() == "online", 20, "the LUN served by the new daemon")
+    eventually(lambda: made.state() == "online", SOON, "the LUN served by the new daemon")
     lab.guest.run(f"iscsiadm -m node -T {IQN} --logout")
     assert "tc" in targetcli(lab, f"ls {NODE}", "clearconfig confirm=True")
     assert lab.json("device", "list")["devices"] == []
@@ -126,7 +126,7 @@ def test_a_lun_is_saved_and_restored_with_its_data_even_before_its_storage_is_th
     assert "/dev/mapper/tc" in status["backend_error"]
     assert "TR-031" not in lab.daemon_log()
     made.storage.make()
-    eventually(lambda: made.state("read") == "online", 30, "healed")
+    eventually(lambda: made.state("read") == "online", SOON, "healed")
     made.login()
     assert lab.guest.run(f"dd if={made.disk} bs=512 skip=7 count=1 iflag=direct status=none").out.startswith("kept")
     assert lab.guest.run(
@@ -154,25 +154,25 @@ def test_set_attribute_dev_size_is_seen_by_a_real_initiator(lab: Lab, made: Lun)
     assert seen() == 64
     assert told() == before + 1
     made.write(100000, "beyond", "beyond.log")
-    assert lab.wait_end("beyond.log", 20) == 0
+    assert lab.wait_end("beyond.log", SOON) == 0
     assert made.storage.read(100000, 1).startswith(b"beyond")
     lab.guest.run(f"echo {48 * MIB} > /sys/kernel/config/target/core/user_*/tc/attrib/dev_size")
     assert seen() == 48
     assert told() == before + 2
     made.storage.hang()
     made.write(0, "hangs", "hangs.log")
-    eventually(lambda: made.status()["in_flight"], 10, "a write in flight")
+    eventually(lambda: made.status()["in_flight"], SOON, "a write in flight")
     refused = lab.guest.run(f"echo {32 * MIB} > /sys/kernel/config/target/core/user_*/tc/attrib/dev_size", check=False)
     assert "Device or resource busy" in refused.err
     made.storage.go_on()
-    assert lab.wait_end("hangs.log", 30) == 0
+    assert lab.wait_end("hangs.log", SOON) == 0
     assert seen() == 48
 
 
 def test_changemedium_moves_a_lun_to_other_storage_that_has_its_data(lab: Lab, made: Lun) -> None:
     """The storage dies under a write    its copy takes over, larger: the write ends there, and it is what is saved"""
     made.write(3, "before", "before.log")
-    assert lab.wait_end("before.log", 20) == 0
+    assert lab.wait_end("before.log", SOON) == 0
     copy: Storage = lab.storage("copy", 96)
     lab.guest.run(f"dd if={made.storage.path} of={copy.path} bs=1M oflag=direct status=none")
     made.storage.fail()
@@ -189,7 +189,7 @@ def test_changemedium_moves_a_lun_to_other_storage_that_has_its_data(lab: Lab, m
     assert f"ChangeMedium failed: {copy.path} has {96 * MIB} bytes" in said
     assert "other settings" in said
     assert "Medium Changed." in said
-    assert lab.wait_end("after.log", 20) == 0
+    assert lab.wait_end("after.log", SOON) == 0
     assert copy.read(3, 1).startswith(b"before")
     assert copy.read(5, 1).startswith(b"after")
     [saved] = json.loads(lab.guest.run(f"cat {SAVED}").out)["storage_objects"]
@@ -226,5 +226,5 @@ def test_targetcli_retry_is_targetcli_with_more_in_it(lab: Lab, made: Lun) -> No
     )
     assert f"bad: it cannot be made: {other.path} does not do for LUN bad: it has {8 * MIB} bytes" in said
     assert "Resumed." in said
-    assert lab.wait_end("held.log", 20) == 0
+    assert lab.wait_end("held.log", SOON) == 0
     assert made.storage.read(5, 1).startswith(b"held")

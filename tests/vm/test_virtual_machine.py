@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from tests.vm.guest import Guest
-from tests.vm.lab import Lab, eventually
+from tests.vm.lab import SOON, Lab, eventually
 from tests.vm.writing import Writer, uptime
 
 OUTAGE = 60
@@ -31,11 +31,11 @@ def test_ext4_on_virtio_blk_and_scsi_disk_ride_out_an_outage(lab: Lab) -> None:
         find = "grep -l {0} /sys/block/*/serial /sys/block/sd*/device/vpd_pg80 2>/dev/null | head -1 | cut -d/ -f4"
         writers = []
         for kind in KINDS:
-            node = eventually(lambda kind=kind: machine.look(find.format(kind)), 20, f"the {kind} disk")
+            node = eventually(lambda kind=kind: machine.look(find.format(kind)), SOON, f"the {kind} disk")
             writers.append(Writer(machine, kind, f"/dev/{node}"))
             writers[-1].begin("mkfs.ext4 -q", 600)
         for writer in writers:
-            eventually(writer.started, 60, f"the {writer.name} writer")
+            eventually(writer.started, SOON, f"the {writer.name} writer")
         for lun in luns.values():
             lun.storage.fail()
         time.sleep(OUTAGE)
