@@ -219,6 +219,7 @@ def test_upgraded_and_restarted_under_writes(guest: SystemdGuest, record: Record
     finally:
         writer.end()
     assert not writer.error
+    assert not guest.run("systemctl list-units --failed --no-legend 'tcmu-retry*'").out
     record(
         restart=said, writes=f"{writer.rounds * WRITES}, 0 errors; {WRITES} of them took {writer.longest:.1f} s at most"
     )

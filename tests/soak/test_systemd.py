@@ -233,6 +233,7 @@ def test_a_restart_hands_over_what_is_held(machine: Machine, record: Record) -> 
     assert after["age"] > before["age"] + told["pause"]
     assert after["attempts"] >= before["attempts"]
     assert held.poll() is None
+    assert machine.guest.run("systemctl is-failed tcmu-retry-unfreeze", check=False).out.strip() == "inactive"
     machine.guest.run("rm /run/unfreeze-after")
     machine.back()
     assert "wrote 512/512" in held.communicate(timeout=90)[0]
