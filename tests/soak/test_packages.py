@@ -52,7 +52,7 @@ END
 """
 # What a machine writes while it runs, whoever is installed.
 OTHERS = re.compile(
-    r"/(var/log|var/cache|var/backups|var/tmp|var/lib/(apt|dpkg|systemd|polkit-1|iscsi)|tmp|root|etc/(iscsi|ld.so.cache|\.updated))\b"
+    r"/(var/log|var/cache|var/backups|var/tmp|var/lib/(apt|dpkg|systemd|polkit-1|iscsi|PackageKit)|tmp|root|etc/(iscsi|ld.so.cache|\.updated))\b"
     r"|/usr/share/(mime|man)/|/etc/rtslib-fb-target|/__pycache__|/lost\+found"
 )
 
