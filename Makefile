@@ -68,6 +68,7 @@ conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (h
 
 .PHONY: bench
 bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (half an hour; FULL=1: hours); docs/performance.md
+	dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends valgrind
 	$(BIN)/python -m bench $(if $(FULL),--full) $(PARTS)
 
 lint: native ## ruff and mypy

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import resource
 import select
 import socket
@@ -16,7 +17,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tcmu_retry.backends.base import Backend
@@ -36,6 +37,7 @@ FILE = 256 << 20
 SECTOR = 512
 BACK = ", writeback"
 HANDLERS = ("minimal", "native", f"native{BACK}", "reference", f"reference{BACK}")
+COUNTED = {"minimal": "main", "native": "loop_run", f"native{BACK}": "loop_run"}  # within which function
 REPLAY_BYTES, SHELF = 64 << 20, 96 << 20  # as the daemon has them
 
 
@@ -59,13 +61,14 @@ LOADS = (
 
 @dataclass(frozen=True)
 class Result:
-    """cpu: µs a command, of which user: µs in user mode."""
+    """A command's cost. cpu: µs, of which user: in user mode; instructions: there too, where they were counted."""
 
     handler: str
     load: str
     iops: float
     cpu: float
     user: float
+    instructions: float | None = None
 
 
 class Channel:
@@ -121,17 +124,29 @@ def storage(directory: Path) -> Iterator[Path]:
 
 def run(handler: str, load: Load, path: Path, seconds: float) -> Result:
     """One handler under one load; in a process of its own."""
-    told = map(str, (handler, load.depth, load.size, load.reads, seconds, path))
-    command = [sys.executable, "-m", "bench.outside", *told]
-    out = subprocess.run(
-        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True, timeout=seconds + 30
-    ).stdout.split()
+    out = _start(handler, load, path, seconds).stdout.split()
     commands, user, system, iops = int(out[0]), int(out[1]), int(out[2]), float(out[3])
     return Result(handler, load.name, iops, (user + system) / commands, user / commands)
 
 
-def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: str) -> None:
-    """Prints commands, µs of user and system CPU, commands a second."""
+def _start(handler: str, load: Load, path: Path, seconds: float, *under: str) -> subprocess.CompletedProcess[str]:
+    told = map(str, (handler, load.depth, load.size, load.reads, seconds, path, *under))
+    around = () if handler == "minimal" else under
+    return subprocess.run(
+        [*around, sys.executable, "-m", "bench.outside", *told], cwd=ROOT, check=True, capture_output=True, text=True,
+        timeout=seconds + 120,
+    )  # fmt: skip
+
+
+def instructions(handler: str, load: Load, path: Path, seconds: float) -> float:
+    """In user mode a command, within the function that answers them all and what that calls."""
+    under = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--toggle-collect={COUNTED[handler]}")
+    done = _start(handler, load, path, seconds, *under)
+    return int(re.findall(r"Collected : (\d+)", done.stderr)[-1]) / int(done.stdout.split()[0])
+
+
+def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: str, under: list[str]) -> None:
+    """Prints commands, µs of user and system CPU, commands a second. under: what to run the minimal handler with."""
     length = RING + depth * size
     memory = os.memfd_create("tcmu")
     os.ftruncate(memory, length)
@@ -147,7 +162,7 @@ def _one(handler: str, depth: int, size: int, reads: int, seconds: float, path: 
         file = os.open(path, os.O_RDWR | os.O_DIRECT)
         fds = (memory, ours.fileno(), file)
         line = subprocess.run(
-            list(map(str, (BUILD / "minimal", memory, length, ours.fileno(), file))),
+            list(map(str, (*under, BUILD / "minimal", memory, length, ours.fileno(), file))),
             pass_fds=fds, stdout=subprocess.PIPE, text=True, check=True,
         ).stdout  # fmt: skip
         done, user, system = map(int, line.split())
@@ -199,10 +214,13 @@ def measure(directory: Path, seconds: float = 3.0, rounds: int = 3) -> list[Resu
                 if handler.endswith(BACK) and load.reads == 100:
                     continue
                 tried = [run(handler, load, path, seconds) for _ in range(rounds)]
-                results.append(min(tried, key=lambda result: result.cpu))
+                best = min(tried, key=lambda result: result.cpu)
+                if load.depth == 32 and load.size == 4096 and handler in COUNTED:
+                    best = replace(best, instructions=instructions(handler, load, path, seconds))
+                results.append(best)
     return results
 
 
 if __name__ == "__main__":
-    what, depth, size, reads, seconds, file = sys.argv[1:]
-    _one(what, int(depth), int(size), int(reads), float(seconds), file)
+    what, depth, size, reads, seconds, file, *around = sys.argv[1:]
+    _one(what, int(depth), int(size), int(reads), float(seconds), file, around)
