@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tcmu_retry.pump.base import Arrived, Broken, Command, Finished, TaskManagement
 from tcmu_retry.scsi.request import BUSY, Extent, Op, Reply, Request, Status
@@ -21,6 +21,29 @@ class Loop:
     def choice(self, of: int) -> int:
         self._made += 1
         return self._choices[self._made % len(self._choices)] % of if self._choices else 0
+
+    def play(
+        self, steps: Iterable[tuple[str, int]], late: bool, disturbances: Mapping[str, Callable[[int], object]]
+    ) -> list[SimulatedCommand]:
+        """All commands of these steps. late: the pump starts after them. disturbances: by step, given its number."""
+        sent: list[SimulatedCommand] = []
+        if not late:
+            self._rig.start()
+        for what, number in steps:
+            match what:
+                case _ if what in disturbances:
+                    disturbances[what](number)
+                case "abort":
+                    self._rig.kernel.abort(sent[-number - 1 :: 2])
+                case "turn":
+                    self.turn()
+                case "close":
+                    self._rig.pump.gate(False)
+                case _:
+                    sent.append(submit(self._rig, what, number))
+        if late:
+            self._rig.start()
+        return sent
 
     def turn(self) -> None:
         for event in self._rig.pump.events():

@@ -29,7 +29,7 @@ from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
 from tcmu_retry.scsi.request import BUSY, GOOD, Op, Status
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
-from tests.unit.pump.loop import Loop, check, submit
+from tests.unit.pump.loop import Loop, check
 from tests.unit.pump.rig import (
     ABORTED,
     BLOCK,
@@ -604,25 +604,8 @@ def test_any_mix_is_answered_once_each(steps, choices, late):
     """As in `both/`, with io_uring and a file that fills up and is healed."""
     rig = NativeRig()
     loop = Loop(rig, choices)
-    sent = []
-    if not late:
-        rig.start()
-    for what, number in steps:
-        match what:
-            case "abort":
-                rig.kernel.abort(sent[-number - 1 :: 2])
-            case "fail":
-                rig.storage.fill_up()
-            case "heal":
-                rig.storage.heal()
-            case "turn":
-                loop.turn()
-            case "close":
-                rig.pump.gate(False)
-            case _:
-                sent.append(submit(rig, what, number))
-    if late:
-        rig.start()
+    disturbances = {"fail": lambda _: rig.storage.fill_up(), "heal": lambda _: rig.storage.heal()}
+    sent = loop.play(steps, late, disturbances)
     rig.storage.heal()
     try:
         loop.until_answered(sent)

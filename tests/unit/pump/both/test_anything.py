@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tcmu_retry.scsi.request import Direction
-from tcmu_retry.tcmu.simulated import SimulatedCommand
-from tests.unit.pump.loop import Loop, check, submit
+from tests.unit.pump.loop import Loop, check
 from tests.unit.pump.rig import Rig
 
 COMMANDS = ["write", "write", "read", "read", "sync", "compare", "inquiry"]
@@ -24,32 +23,23 @@ def test_any_mix_is_answered_once_each(steps, choices, workers, late):
     """An answer too many would break the simulated ring, one too few would leave a command without a status."""
     rig = Rig(workers=workers)
     loop = Loop(rig, choices)
-    sent: list[SimulatedCommand] = []
-    if not late:
-        rig.start()
-    for what, number in steps:
-        match what:
-            case "abort":
-                rig.kernel.abort(sent[-number - 1 :: 2])
-            case "hold":
-                rig.storage.hold(("write", number))
-            case "release":
-                rig.storage.release()
-            case "fail":
-                rig.storage.errors["read" if number % 2 else "write", number] = errno.EIO
-            case "heal":
-                rig.storage.errors.clear()
-            case "turn":
-                loop.turn()
-            case "close":
-                rig.pump.gate(False)
-            case "settle" if not late:
-                rig.pump.probe(Direction.READ)
-                rig.told()
-            case _ if what in COMMANDS:
-                sent.append(submit(rig, what, number))
-    if late:
-        rig.start()
+
+    def fail(number):
+        rig.storage.errors["read" if number % 2 else "write", number] = errno.EIO
+
+    def settle(_):
+        if not late:
+            rig.pump.probe(Direction.READ)
+            rig.told()
+
+    disturbances = {
+        "hold": lambda number: rig.storage.hold(("write", number)),
+        "release": lambda _: rig.storage.release(),
+        "fail": fail,
+        "heal": lambda _: rig.storage.errors.clear(),
+        "settle": settle,
+    }
+    sent = loop.play(steps, late, disturbances)
     rig.storage.errors.clear()
     rig.storage.release()
     with contextlib.ExitStack() as stack:
