@@ -2,8 +2,8 @@
 
     python -m bench [--full] [PART…]
 
-Parts: guest, iscsi (in a guest too), outside, held, luns; all without a name. What a part measured is kept in
-build/bench, and the page is made from all that is kept there, each with its date.
+Parts: guest, iscsi (in a guest too), outside, held, isolation, luns; all without a name. What a part measured is kept
+in build/bench, and the page is made from all that is kept there, each with its date.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import guest, held, luns, outside, report
+from bench import guest, held, isolation, luns, outside, report
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/bench"
@@ -44,6 +44,8 @@ def measure(part: str, full: bool) -> Iterator[Any]:
             yield [asdict(result) for result in outside.measure(BUILD)]
         case "held":
             yield held.measure()
+        case "isolation":
+            yield isolation.measure()
         case _:
             yield luns.measure()
 
@@ -53,6 +55,7 @@ SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "iscsi": report.iscsi,
     "outside": report.outside,
     "held": report.held,
+    "isolation": report.isolation,
     "luns": report.luns,
 }
 

@@ -180,6 +180,27 @@ def held(found: Mapping[str, float]) -> list[str]:
     ]
 
 
+def isolation(found: list[dict[str, Any]]) -> list[str]:
+    lines = [
+        "## Thirteen good LUNs beside three bad ones",
+        "",
+        "One hangs, one fails for a second of two, one has no space; kernel and initiators are simulated, in the",
+        "daemon's own process (bench/isolation.py). D-Bus: `GetStatus` of good and bad ones, in ms.",
+        "",
+        "| | a good LUN's commands/s in each run | D-Bus, median | 99 % within | longest | asked |",
+        "|---|---|---|---|---|---|",
+    ]
+    for bad in (False, True):
+        runs = [one for one in found if one["bad"] is bad]
+        answers = sorted(each for one in runs for each in one["answers"])
+        lines.append(
+            f"| {'with' if bad else 'without'} them | {', '.join(format(one['rate'], '.1f') for one in runs)} |"
+            f" {statistics.median(answers):.1f} | {answers[len(answers) * 99 // 100]:.1f} | {answers[-1]:.1f} |"
+            f" {len(answers)} |"
+        )
+    return lines
+
+
 def luns(found: list[dict[str, float]]) -> list[str]:
     lines = [
         "## LUNs that nobody uses",
