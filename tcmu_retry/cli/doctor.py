@@ -51,8 +51,18 @@ def verdict(links: list[dict[str, Any]]) -> str:
     return f"An outage is held for {lasts}; then {first['where']} ends it ({first['setting']})."
 
 
-async def warn(client: Client, name: str) -> None:
-    """On stderr: what the policy promises and another link does not hold."""
-    for link in await client.device(name, "Diagnose"):
+async def advise(client: Client, name: str, made: bool = False) -> None:
+    """After something was done, which stands whatever is found here: on stderr, what the policy promises in vain.
+
+    made: the LUN was made just now, so how long a hold lasts is worth a line too.
+    """
+    try:
+        links = await client.device(name, "Diagnose")
+    except CliError as error:
+        sys.stderr.write(f"warning: {error}\n")
+        return
+    if made:
+        output.say(verdict(links))
+    for link in links:
         if link["where"] == "policy" and link["wrong"]:
             sys.stderr.write(f"warning: {name}: {link['wrong']}\n")

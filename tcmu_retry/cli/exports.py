@@ -7,7 +7,7 @@ from argparse import Namespace
 from tcmu_retry.cli import output
 from tcmu_retry.cli.client import USAGE, Client, CliError
 from tcmu_retry.cli.devices import done
-from tcmu_retry.cli.doctor import verdict, warn
+from tcmu_retry.cli.doctor import advise
 from tcmu_retry.core.chain import REASONS
 from tcmu_retry.core.words import parse_size
 from tcmu_retry.dbus._lib import Variant
@@ -40,8 +40,7 @@ async def export(client: Client, arguments: Namespace) -> None:
     output.say("\nSet, for holding to be safe:")
     rows = [("  " + where, name, value, REASONS.get(name, "")) for where, name, value in made["settings"]]
     output.table(("  WHERE", "ATTRIBUTE", ">VALUE", "WHY"), rows, "")
-    output.say(verdict(await client.device(arguments.name, "Diagnose")))
-    await warn(client, arguments.name)
+    await advise(client, arguments.name, made=True)
     address = next((each for each in made["portals"] if not each.startswith(("0.0.0.0:", "[::]"))), "THIS-HOST:3260")
     output.say("\nAt the initiator:")
     output.say(f"  iscsiadm -m discovery -t sendtargets -p {address}")

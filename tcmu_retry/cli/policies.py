@@ -6,7 +6,7 @@ from argparse import Namespace
 
 from tcmu_retry.cli import output
 from tcmu_retry.cli.client import USAGE, Client, CliError
-from tcmu_retry.cli.doctor import warn
+from tcmu_retry.cli.doctor import advise
 from tcmu_retry.dbus._lib import Variant
 from tcmu_retry.dbus.names import DEVICE
 
@@ -31,7 +31,7 @@ async def set_policy(client: Client, arguments: Namespace) -> None:
     policy = await client.device(arguments.name, "SetPolicy", "a{sv}a{sv}", changes, options)
     _print(arguments, policy, None)
     if not arguments.dry_run:
-        await warn(client, arguments.name)
+        await advise(client, arguments.name)
 
 
 async def reset(client: Client, arguments: Namespace) -> None:

@@ -124,6 +124,9 @@ def test_with_no_file_descriptor_left_what_is_there_goes_on(world: World) -> Non
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(set(range(len(used) + 1)) - used), high))
     wait(lambda: world.json("queue", "list", "vm1")["held"][0]["attempts"] > 3)
     assert world.call("doctor", "vm1").err.endswith("Too many open files\n")
+    changed = world.call("policy", "set", "vm1", "retry_max_interval=200ms")
+    assert changed.code == 0, "it is done, and what cannot be looked at afterwards is a warning"
+    assert changed.err.startswith("warning: Diagnose ")
     assert world.call("device", "hold", "vm1").code == 0
     assert world.call("device", "resume", "vm1").code == 0
     path = world.directory / "vm2.img"
