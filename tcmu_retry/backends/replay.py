@@ -226,7 +226,8 @@ class ReplayLog:
                 self._shelf.complete()
 
     def _is_full(self) -> bool:
-        return self._weight > self._limit or (self._shelf is not None and self._shelf.used > self._limit)
+        with self._free:
+            return self._weight > self._limit or (self._shelf is not None and self._shelf.used > self._limit)
 
     def make_room(self, backend: Backend) -> None:
         """Flush if the log is full, once for all who find it so. Raises OSError."""

@@ -351,6 +351,22 @@ def test_all_who_find_the_log_full_wait_for_one_flush(fails: bool) -> None:
     assert errors == [errno.EIO] * 4 * fails
 
 
+def test_whether_the_log_is_full_is_looked_at_while_nobody_writes_it() -> None:
+    """A pump's writers are threads; one that looked while another put something there found it changing."""
+
+    class Watched(Shelf):
+        @property
+        def used(self) -> int:
+            assert log._free._is_owned()  # type: ignore[attr-defined]
+            return super().used
+
+    shelf = Watched(os.memfd_create("shelf", os.MFD_CLOEXEC), "vm1", 1 << 20)
+    shelf.begin()
+    log = ReplayLog(1 << 18, shelf)
+    backend = log.over(Volatile())
+    write(backend, 0, 1)
+
+
 def test_who_waits_for_a_log_that_is_lent_has_it_before_it_is_lent_again() -> None:
     """
     waiter    count(): asks for it, and waits
