@@ -234,7 +234,7 @@ class Shelf:
         if upto > self._room:
             room = min(-(-upto // _GROWTH) * _GROWTH, self._size)
             try:
-                os.posix_fallocate(self._fd, 0, room)
+                os.posix_fallocate(self._fd, self._room, room - self._room)
             except OSError as error:
                 log.warning("the log of unflushed writes has no room in /run: %s", error.strerror)
                 return False

@@ -55,7 +55,7 @@ bool shelf_promise(struct shelf *shelf, uint64_t length)
     if (upto > shelf->room) {
         uint64_t room = (upto + GROWTH - 1) / GROWTH * GROWTH;
         room = room < shelf->size ? room : shelf->size;
-        if (posix_fallocate(shelf->file, 0, (off_t)room))
+        if (posix_fallocate(shelf->file, (off_t)shelf->room, (off_t)(room - shelf->room)))
             return false;
         madvise(shelf->memory + shelf->room, room - shelf->room, MADV_POPULATE_WRITE); /* a fault a page costs more */
         shelf->room = room;
