@@ -214,11 +214,16 @@ def kvm_works() -> bool:
     return os.access("/dev/kvm", os.R_OK | os.W_OK) and bool({"vmx", "svm"} & set(flags.split()))
 
 
+def processor() -> list[str]:
+    """For QEMU. With ERMS the kernel copies and clears by `rep movsb`, which an emulator runs a byte at a time."""
+    return ["-cpu", "max"] if kvm_works() else ["-cpu", "max,erms=off"]
+
+
 def boot_command(memory: str) -> list[str]:
     """The command that boots a guest over this machine's own files; options follow."""
     return [
         str(Path(sys.executable).parent / "vng"), "-r", str(kernel()),
-        *([] if kvm_works() else ["--disable-kvm"]),
+        *([] if kvm_works() else ["--disable-kvm"]), f"--qemu-opts={' '.join(processor())}",
         "--user", "root", "--memory", memory, "--cpus", "2", "--force-9p", "--cwd", "/",
     ]  # fmt: skip
 

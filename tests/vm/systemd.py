@@ -16,7 +16,7 @@ from pathlib import Path
 
 from virtme import mkinitramfs
 
-from tests.vm.guest import BUILD, ROOT, Guest, GuestError, kernel, kvm_works
+from tests.vm.guest import BUILD, ROOT, Guest, GuestError, kernel, kvm_works, processor
 
 ROOT_BYTES = 2 << 30
 NEEDED = ("virtio_pci", "9pnet_virtio", "9p")  # before there is a root to load others from
@@ -70,7 +70,7 @@ class SystemdGuest(Guest):
             f"console=ttyS0 quiet loglevel=3 panic=-1 init={ROOT}/tests/vm/systemd.sh -- {self.shared} {sys.executable}"
         )
         return [
-            "qemu-system-x86_64", "-machine", "q35", *(["-accel", "kvm"] if kvm_works() else []), "-cpu", "max",
+            "qemu-system-x86_64", "-machine", "q35", *(["-accel", "kvm"] if kvm_works() else []), *processor(),
             "-m", self._memory, "-smp", "2", "-display", "none", "-vga", "none", "-net", "none", "-no-reboot",
             "-serial", "stdio", "-monitor", "none",
             "-fsdev", "local,id=root,path=/,security_model=none,readonly=on,multidevs=remap",
