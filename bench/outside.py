@@ -133,8 +133,8 @@ def _start(handler: str, load: Load, path: Path, seconds: float, *under: str) ->
     told = map(str, (handler, load.depth, load.size, load.reads, seconds, path, *under))
     around = () if handler == "minimal" else under
     return subprocess.run(
-        [*around, sys.executable, "-m", "bench.outside", *told], cwd=ROOT, check=True, capture_output=True, text=True,
-        timeout=seconds + 120,
+        [*around, sys.executable, "-m", "bench.outside", *told], cwd=ROOT, check=True, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE if under else None, timeout=seconds + (120 if under else 30),
     )  # fmt: skip
 
 
