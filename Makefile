@@ -20,17 +20,19 @@ demo: vm-kernel ## a real LUN, a real initiator, ext4, a 40 s outage: with holdi
 
 # Two processes whatever the machine has: the tests wait more than they reckon, and two guests are what 2 cores carry.
 SPREAD := -n 2 --dist loadfile
+# A test without a guest that takes five minutes hangs: where, and that is the end.
+QUICK := $(SPREAD) --max-worker-restart=0 -o faulthandler_exit_on_timeout=true
 
 test: lint unit dbus dbus-next vm ## all tests: lint, unit, D-Bus, virtual machine
 
 unit: native ## the pure rooms and the simulated kernel: seconds
-	$(BIN)/python -m pytest tests/unit $(SPREAD)
+	$(BIN)/python -m pytest tests/unit $(QUICK)
 
 dbus: native ## daemon, D-Bus and CLI on a private bus, kernel simulated
-	$(BIN)/python -m pytest tests/dbus $(SPREAD)
+	$(BIN)/python -m pytest tests/dbus $(QUICK)
 
 dbus-next: .venv/made build/packages ## the same with dbus-next, dbus-fast's predecessor, where it imports
-	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus $(SPREAD); fi
+	if $(BIN)/python -c 'import dbus_next.aio'; then TCMU_RETRY_DBUS=dbus_next $(BIN)/python -m pytest tests/dbus $(QUICK); fi
 
 fuzz: native ## a million rows of any SCSI commands (RUNS=), some through ring and pump, 5,000 calls of any kind over D-Bus
 	$(BIN)/python -m tests.fuzz commands $(or $(RUNS),1000000)

@@ -124,11 +124,7 @@ class Ring:
         entries: list[CommandEntry | TaskManagementEntry] = []
         while self._next != head:
             place = self._offset + self._next
-            len_op, number, _, _ = _HEADER.unpack_from(self._memory, place)
-            op, length = len_op & 7, len_op & ~7
-            room = min((head - self._next) % self._size, self._size - self._next)
-            if not _LEAST.get(op, 8) <= length <= room:
-                raise RingError(f"the ring is broken: an entry of {length} bytes at {self._next} of {self._size}")
+            op, number, length = self._entry(self._next, head)
             if op == OP_CMD:
                 command = self._command(place, length, number)
                 entries.append(command)
@@ -145,6 +141,14 @@ class Ring:
             if self._journal is not None:
                 self._journal.fetched(self._next)
         return entries
+
+    def _entry(self, at: int, end: int) -> tuple[int, int, int]:
+        """What it is, its id and its length. end: where the entries end that may be looked at."""
+        len_op, number, _, _ = _HEADER.unpack_from(self._memory, self._offset + at)
+        op, length = len_op & 7, len_op & ~7
+        if not _LEAST.get(op, 8) <= length <= min((end - at) % self._size, self._size - at):
+            raise RingError(f"the ring is broken: an entry of {length} bytes at {at} of {self._size}")
+        return op, number, length
 
     def _command(self, place: int, length: int, number: int) -> CommandEntry:
         iov_cnt, _, _, _, cdb_off, _, _ = _REQUEST.unpack_from(self._memory, place + 8)
@@ -169,14 +173,17 @@ class Ring:
     def complete(
         self, number: int, status: int, sense: bytes = b"", read_len: int | None = None, keep_buffer: bool = False
     ) -> None:
-        """Write one completion; the kernel sees it at the next doorbell. read_len: Data-In bytes, more than 0."""
+        """Write one completion; the kernel sees it at the next doorbell. read_len: Data-In bytes, more than 0.
+
+        Raises RingError where there is no place for it, or none that makes sense any more.
+        """
         self.settle()
         tail = self._words[_TAIL]
         if tail == self._next:
             raise RingError(f"the ring is broken: command {number} is completed and none is open")
         place = self._offset + tail
         memory = self._memory
-        length = struct.unpack_from("<I", memory, place)[0] & ~7
+        _, _, length = self._entry(tail, self._next)
         if self._journal is not None:
             self._journal.completing(number, tail)
         memory[place + 7] = (U_READ_LEN if read_len else 0) | (U_KEEP_BUF if keep_buffer else 0)
@@ -187,14 +194,17 @@ class Ring:
             self._journal.completed(number)
 
     def settle(self) -> None:
-        """Move the tail over fetched entries that want no completion, so that they do not hold ring space."""
-        tail = self._words[_TAIL]
+        """Move the tail over fetched entries that want no completion, so that they do not hold ring space.
+
+        Raises RingError: what was fetched may have been overwritten since.
+        """
+        tail = start = self._index(self._words[_TAIL], "tail")
         while tail != self._next:
-            len_op = struct.unpack_from("<I", self._memory, self._offset + tail)[0]
-            if len_op & 7 == OP_CMD:
+            op, _, length = self._entry(tail, self._next)
+            if op == OP_CMD:
                 break
-            tail = (tail + (len_op & ~7)) % self._size
-        if tail != self._words[_TAIL]:
+            tail = (tail + length) % self._size
+        if tail != start:
             self._words[_TAIL] = tail
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ cdef extern from "ring.h" nogil:
     cdef enum ring_fault:
         RING_SOUND
         RING_HEAD
+        RING_TAIL
         RING_ENTRY
         RING_COMMAND
         RING_BUFFER
@@ -59,7 +60,7 @@ cdef extern from "ring.h" nogil:
     void ring_pass(ring *, const ring_entry *)
     void ring_refuse(ring *, uint32_t)
     ring_fault ring_complete(ring *, uint16_t, uint8_t, const uint8_t *, uint32_t, bint)
-    void ring_settle(ring *)
+    ring_fault ring_settle(ring *)
     uint32_t *ring_tail(const ring *)
 
 
@@ -171,6 +172,8 @@ ENTRIES = 256
 cdef object _sentence(ring *ring, ring_fault fault):
     if fault == RING_HEAD:
         text = f"its head is at {ring.a} of {ring.size}"
+    elif fault == RING_TAIL:
+        text = f"its tail is at {ring.a} of {ring.size}"
     elif fault == RING_ENTRY:
         text = f"an entry of {ring.a} bytes at {ring.b} of {ring.size}"
     elif fault == RING_COMMAND:
@@ -271,7 +274,9 @@ cdef class Core:
             raise _sentence(&self._loop.ring, fault)
 
     def settle(self):
-        ring_settle(&self._loop.ring)
+        cdef ring_fault fault = ring_settle(&self._loop.ring)
+        if fault:
+            raise _sentence(&self._loop.ring, fault)
 
     def close(self):
         """I/O may be out only if the process ends."""

@@ -359,11 +359,16 @@ static int reap(struct loop *loop)
     return why;
 }
 
+/* 0, or why the loop comes back. */
 static int ring_bell(struct loop *loop)
 {
     static const char four[4];
+    enum ring_fault fault = ring_settle(&loop->ring);
 
-    ring_settle(&loop->ring);
+    if (fault) {
+        loop->fault = fault;
+        return LOOP_BROKEN;
+    }
     if (!loop->completed || loop->bell < 0)
         return 0;
     loop->completed = false;
@@ -379,8 +384,14 @@ static int ring_bell(struct loop *loop)
 int loop_run(struct loop *loop)
 {
     for (;;) {
-        int why = scan(loop), ended, bell, result = wait_or_submit(loop, !why);
+        int why, ended, bell, result;
 
+        if (loop->completed) { /* of an earlier run too, that came back for something else */
+            loop->completed = false;
+            return LOOP_BELL;
+        }
+        why = scan(loop);
+        result = wait_or_submit(loop, !why);
         if (result < 0)
             return result;
         ended = reap(loop);
@@ -390,10 +401,6 @@ int loop_run(struct loop *loop)
             return ended;
         if (why)
             return why;
-        if (loop->completed) {
-            loop->completed = false;
-            return LOOP_BELL;
-        }
         if (loop->removed)
             return LOOP_REMOVED;
         if (atomic_exchange(&loop->roused, 0) || loop->hold)

@@ -67,18 +67,28 @@ static enum ring_fault look_at_command(struct ring *ring, const uint8_t *place, 
     return RING_SOUND;
 }
 
+/* What stands at `at`, and how long it is. end: where the entries end that may be looked at. */
+static enum ring_fault look_at_entry(struct ring *ring, uint32_t at, uint32_t end, enum ring_op *op, uint32_t *length)
+{
+    uint32_t len_op = get32(ring->memory + ring->offset + at), room = (end > at ? end : ring->size) - at, least;
+
+    *op = len_op & 7;
+    *length = len_op & ~7u;
+    least = *op == OP_CMD ? IOVS : *op == OP_TMR ? IDS : 8;
+    if (*length >= least && *length <= room)
+        return RING_SOUND;
+    ring->a = *length;
+    ring->b = at;
+    return RING_ENTRY;
+}
+
 enum ring_fault ring_look(struct ring *ring, uint32_t at, uint32_t head, struct ring_entry *entry)
 {
     const uint8_t *place = ring->memory + ring->offset + at;
-    uint32_t len_op = get32(place), room = (head > at ? head : ring->size) - at, least;
+    enum ring_fault fault = look_at_entry(ring, at, head, &entry->op, &entry->length);
 
-    entry->op = len_op & 7;
-    entry->length = len_op & ~7u;
-    ring->a = entry->length;
-    ring->b = at;
-    least = entry->op == OP_CMD ? IOVS : entry->op == OP_TMR ? IDS : 8;
-    if (entry->length < least || entry->length > room)
-        return RING_ENTRY;
+    if (fault)
+        return fault;
     entry->id = get16(place + 4);
     if (entry->op == OP_CMD)
         return look_at_command(ring, place, entry);
@@ -105,29 +115,33 @@ void ring_refuse(struct ring *ring, uint32_t at)
     ring->memory[ring->offset + at + 7] |= U_UNKNOWN_OP;
 }
 
-void ring_settle(struct ring *ring)
+enum ring_fault ring_settle(struct ring *ring)
 {
-    uint32_t tail = *ring_tail(ring), start = tail;
-    while (tail != ring->next) {
-        uint32_t len_op = get32(ring->memory + ring->offset + tail);
-        if ((len_op & 7) == OP_CMD)
-            break;
-        tail += len_op & ~7u;
-        if (tail == ring->size)
-            tail = 0;
+    uint32_t tail = *ring_tail(ring), start = tail, length;
+    enum ring_fault fault = RING_SOUND;
+    enum ring_op op;
+
+    if (tail >= ring->size || tail % 8) {
+        ring->a = tail;
+        return RING_TAIL;
     }
+    while (tail != ring->next && !(fault = look_at_entry(ring, tail, ring->next, &op, &length)) && op != OP_CMD)
+        tail = tail + length == ring->size ? 0 : tail + length;
     if (tail != start)
         __atomic_store_n(ring_tail(ring), tail, __ATOMIC_RELEASE);
+    return fault;
 }
 
 enum ring_fault ring_complete(struct ring *ring, uint16_t id, uint8_t status, const uint8_t *sense, uint32_t read_len,
                               bool keep_buffer)
 {
     struct journal_slot *slot = journal_slot(ring, id);
+    enum ring_fault fault = ring_settle(ring);
     uint8_t *place;
     uint32_t tail;
 
-    ring_settle(ring);
+    if (fault)
+        return fault;
     tail = *ring_tail(ring);
     if (tail == ring->next) {
         ring->a = id;

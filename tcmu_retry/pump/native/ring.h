@@ -11,6 +11,7 @@ enum ring_op { OP_PAD = 0, OP_CMD = 1, OP_TMR = 2 };
 enum ring_fault {
     RING_SOUND = 0,
     RING_HEAD,    /* a: where it points */
+    RING_TAIL,    /* the same */
     RING_ENTRY,   /* a: its length, b: its place */
     RING_COMMAND, /* a: id, b: number of iovs, c: place of the CDB */
     RING_BUFFER,  /* a: id */
@@ -77,7 +78,7 @@ void ring_refuse(struct ring *ring, uint32_t at);
 enum ring_fault ring_complete(struct ring *ring, uint16_t id, uint8_t status, const uint8_t *sense, uint32_t read_len,
                               bool keep_buffer);
 
-/* Move the tail over fetched entries that want no completion. */
-void ring_settle(struct ring *ring);
+/* Move the tail over fetched entries that want no completion. They may have been overwritten since. */
+enum ring_fault ring_settle(struct ring *ring);
 
 #endif

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from tcmu_retry.backends.file import open_backend
 from tcmu_retry.pump import select as selection
-from tcmu_retry.pump.base import Arrived, Closed, Finished, Shape, TaskManagement
+from tcmu_retry.pump.base import Arrived, Broken, Closed, Finished, Shape, TaskManagement
 from tcmu_retry.pump.native import core
 from tcmu_retry.pump.native import pump as native
 from tcmu_retry.pump.native.pump import NativePump
@@ -28,6 +29,7 @@ from tcmu_retry.pump.reference import ReferencePump
 from tcmu_retry.pump.select import make_pump
 from tcmu_retry.scsi.cdb import EXCLUDING, MAXIMUM_TRANSFER, plain
 from tcmu_retry.scsi.request import BUSY, GOOD, Op, Status
+from tcmu_retry.tcmu.ring import layout
 from tcmu_retry.tcmu.simulated import SimulatedChannel, SimulatedKernel
 from tests.unit.pump.loop import Loop, check
 from tests.unit.pump.rig import (
@@ -262,6 +264,17 @@ def test_more_commands_than_io_uring_takes_at_once(batch):
     assert {rig.answer(command) for command in commands} == {Status.GOOD}
     assert {command.data for command in commands} == {block("p")}
     os.close(feed)
+
+
+def test_an_answer_does_not_wait_for_what_came_behind_it(batch):
+    """A write ends in the turn in which the loop comes back for an INQUIRY, which nobody answers."""
+    rig = batch
+    rig.storage.turn_into(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))  # no wait: it ends as it is submitted
+    command = rig.kernel.submit(write(1), block("a"))
+    rig.kernel.submit(INQUIRY, data_in=96)
+    rig.start()
+    assert rig.answer(command) == Status.GOOD
+    rig.next(Arrived)
 
 
 class Bell(SimulatedChannel):
@@ -557,6 +570,17 @@ def test_what_is_not_plain_does_not_keep_the_plain_ones_of_its_batch(batch):
 
 
 # ---- the end
+
+
+def test_a_ring_that_is_overwritten_under_the_loops_io_breaks_the_pump(rig):
+    """An entry without a length, before its completion: the loop does not walk on the spot for ever."""
+    feed = rig.storage.become_a_pipe()
+    rig.kernel.submit(read(1), data_in=BLOCK)
+    runs(rig)
+    struct.pack_into("<I", rig.channel.memory, layout(rig.channel.memory)[0], 0)
+    os.write(feed, block("r"))
+    assert "an entry of 0 bytes" in rig.next(Broken).message
+    os.close(feed)
 
 
 def test_stopping_with_io_out_does_not_wait_and_the_device_stays_open_until_it_returns():

@@ -374,6 +374,30 @@ def test_an_entry_too_short_for_its_kind_is_found_at_the_end_of_the_mapping_too(
         Handler.ring_class(memory).fetch()
 
 
+@pytest.mark.parametrize(("length", "op"), [(0, 0), (0, 2), (256, 0), (1 << 20, 0), (0, 1), (2048, 1)])
+def test_an_entry_that_is_overwritten_after_its_fetch_is_found(handler, length, op):
+    """Walking on from it might lead out of the mapping, or never end."""
+    handler.kernel.submit(WRITE_10, b"data")
+    (entry,) = handler.commands()
+    corrupt(handler.memory, 0, "<I", length | op)
+    with pytest.raises(RingError, match=f"an entry of {length} bytes at 0 of"):
+        handler.ring.complete(entry.id, Status.GOOD)
+    if op != 1:
+        with pytest.raises(RingError, match=f"an entry of {length} bytes at 0 of"):
+            handler.ring.settle()
+
+
+@pytest.mark.parametrize("tail", [1 << 20, 4])
+def test_a_tail_that_is_overwritten_is_found(handler, tail):
+    handler.kernel.submit(WRITE_10, b"data")
+    (entry,) = handler.commands()
+    struct.pack_into("<I", handler.memory, 64, tail)
+    with pytest.raises(RingError, match=f"its tail is at {tail}"):
+        handler.ring.settle()
+    with pytest.raises(RingError, match=f"its tail is at {tail}"):
+        handler.ring.complete(entry.id, Status.GOOD)
+
+
 def test_a_cdb_that_is_cut_off_by_the_end_of_the_mapping_is_what_there_is_of_it():
     size = 4096 - 128
     memory = mailbox(size=size, tail=size - 112)

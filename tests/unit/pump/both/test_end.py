@@ -14,6 +14,7 @@ import pytest
 
 from tcmu_retry.pump.base import Arrived, Broken
 from tcmu_retry.scsi.request import BUSY, Direction, Status
+from tcmu_retry.tcmu.ring import layout
 from tcmu_retry.tcmu.simulated import SimulatedKernel
 from tests.unit.pump.rig import BLOCK, INQUIRY, PATIENCE, Rig, Storage, block, patiently, write
 
@@ -145,6 +146,16 @@ def test_a_ring_that_makes_no_sense_breaks_the_pump(rig):
     struct.pack_into("<I", rig.channel.memory, 12, 4)
     os.write(rig.kernel._bell, b"\0")
     assert "its head is at 4" in rig.next(Broken).message
+
+
+def test_a_ring_that_is_overwritten_under_its_io_breaks_the_pump(rig):
+    """An entry without a length, before its completion: the pump does not walk on the spot for ever."""
+    rig.storage.hold(("write", 1))
+    rig.kernel.submit(write(1), block("a"))
+    rig.storage.wait_for(("write", 1))
+    struct.pack_into("<I", rig.channel.memory, layout(rig.channel.memory)[0], 0)
+    rig.storage.release()
+    assert "an entry of 0 bytes" in rig.next(Broken).message
 
 
 def test_a_ring_of_another_version_is_refused_at_once():
