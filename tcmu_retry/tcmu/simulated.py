@@ -330,6 +330,9 @@ class SimulatedKernel:
         while not self.broken and self._cleaned != self._words[_TAIL]:
             place = _MAILBOX + self._cleaned
             len_op, number, _, flags = _HEADER.unpack_from(self._memory, place)
+            if not 8 <= len_op & ~7 <= (self._words[_TAIL] - self._cleaned) % self._size:  # the kernel would walk on
+                self.broken = f"an entry of {len_op & ~7} bytes at {self._cleaned}, ring is broken"
+                break
             if len_op & 7 == _CMD and not self._complete(place, number, flags):
                 break
             self._cleaned = (self._cleaned + (len_op & ~7)) % self._size

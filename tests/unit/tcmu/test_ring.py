@@ -424,6 +424,16 @@ def test_an_unknown_id_breaks_the_ring(handler):
     assert (later.sense[2], later.sense[7], later.sense[12:14]) == (0x02, 10, b"\x08\x00")
 
 
+@pytest.mark.parametrize("length", [0, 256])
+def test_an_answer_that_is_overwritten_before_the_kernel_looks_breaks_the_ring(handler, length):
+    handler.kernel.submit(TEST_UNIT_READY)
+    (entry,) = handler.commands()
+    handler.ring.complete(entry.id, Status.GOOD)
+    corrupt(handler.memory, 0, "<I", length)
+    handler.channel.doorbell()
+    assert handler.kernel.broken == f"an entry of {length} bytes at 0, ring is broken"
+
+
 def test_a_kept_command_answered_again_breaks_the_ring(handler):
     handler.kernel.submit(TEST_UNIT_READY)
     handler.kernel.submit(TEST_UNIT_READY)
