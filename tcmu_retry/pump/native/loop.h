@@ -33,11 +33,10 @@ struct slot {
 
 /* Why loop_run came back. Negative: -errno, the device or io_uring is lost. */
 enum loop_reason {
-    LOOP_ROUSED = 1,
+    LOOP_ROUSED = 1, /* or the doorbell is Python's: `completed` */
     LOOP_BATCH,  /* the ring has entries that are all for Python */
     LOOP_ENTRY,  /* the next one entry is for Python */
     LOOP_ENDED,  /* `ended` and `result`: I/O that failed, or that was handed over */
-    LOOP_BELL,   /* completions were written and the doorbell is Python's */
     LOOP_DOUBT,  /* `result`: the replay log was flushed for its own sake, and that failed */
     LOOP_BROKEN, /* the ring makes no sense: `fault` */
     LOOP_REMOVED
@@ -67,7 +66,8 @@ struct loop {
     struct slot *chunks[CHUNKS];
     uint32_t chunk_count;
     struct slot *free;
-    bool uio_armed, wake_armed, removed, completed;
+    bool uio_armed, wake_armed, removed;
+    bool completed; /* since the last doorbell; whatever the loop came back for, where the doorbell is Python's */
     struct slot *ended;
     int result;
     enum ring_fault fault;
