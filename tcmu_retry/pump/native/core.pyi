@@ -5,10 +5,11 @@ from tcmu_retry.backends.shelf import Loan
 from tcmu_retry.tcmu.journal import Journal
 from tcmu_retry.tcmu.ring import CommandEntry, TaskManagementEntry
 
-ROUSED: Final[int]  # `rouse` was called, or there are completions and the doorbell is Python's
+ROUSED: Final[int]  # `rouse` was called
 BATCH: Final[int]  # the ring has entries, and all of them are for Python
 ENTRY: Final[int]  # the ring's next entry is for Python
 ENDED: Final[int]  # I/O that failed or was handed over: `ended`
+BELL: Final[int]  # completions were written, and the doorbell is Python's
 DOUBT: Final[int]  # the log was flushed for its own sake, and that failed: `doubt`
 REMOVED: Final[int]  # the device is gone
 READ: Final[int]
@@ -58,9 +59,6 @@ class Core:
 
     def run(self) -> int:
         """Until there is something for Python; why. Without Python's lock. Raises OSError, RingError."""
-
-    def take_completed(self) -> bool:
-        """Whether `run` wrote completions since the last call, whatever it came back for, and the bell is Python's."""
 
     def rouse(self) -> None:
         """From any thread: `run` comes back, with ROUSED."""

@@ -139,7 +139,6 @@ cdef extern from "loop.h" nogil:
         shelf shelf
         bint hold
         bint flushing
-        bint completed
         uint64_t serial
         slot *ended
         int result
@@ -161,11 +160,11 @@ cdef extern from "loop.h" nogil:
 
 
 cdef extern from *:
-    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_DOUBT, LOOP_BROKEN, LOOP_REMOVED
+    int LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED, LOOP_BELL, LOOP_DOUBT, LOOP_BROKEN, LOOP_REMOVED
 
 
 ROUSED, BATCH, ENTRY, ENDED = LOOP_ROUSED, LOOP_BATCH, LOOP_ENTRY, LOOP_ENDED
-DOUBT, REMOVED = LOOP_DOUBT, LOOP_REMOVED
+BELL, DOUBT, REMOVED = LOOP_BELL, LOOP_DOUBT, LOOP_REMOVED
 READ, WRITE, FLUSH = PLAIN_READ, PLAIN_WRITE, PLAIN_FLUSH
 ENTRIES = 256
 
@@ -358,11 +357,6 @@ cdef class Core:
         if why == LOOP_BROKEN:
             raise _sentence(&self._loop.ring, self._loop.fault)
         return why
-
-    def take_completed(self):
-        cdef bint completed = self._loop.completed
-        self._loop.completed = False
-        return completed
 
     def rouse(self):
         loop_rouse(&self._loop)

@@ -384,8 +384,14 @@ static int ring_bell(struct loop *loop)
 int loop_run(struct loop *loop)
 {
     for (;;) {
-        int why = scan(loop), ended, bell, result = wait_or_submit(loop, !why);
+        int why, ended, bell, result;
 
+        if (loop->completed) { /* of an earlier run too, that came back for something else */
+            loop->completed = false;
+            return LOOP_BELL;
+        }
+        why = scan(loop);
+        result = wait_or_submit(loop, !why);
         if (result < 0)
             return result;
         ended = reap(loop);
@@ -397,7 +403,7 @@ int loop_run(struct loop *loop)
             return why;
         if (loop->removed)
             return LOOP_REMOVED;
-        if (atomic_exchange(&loop->roused, 0) || loop->hold || loop->completed)
+        if (atomic_exchange(&loop->roused, 0) || loop->hold)
             return LOOP_ROUSED;
     }
 }

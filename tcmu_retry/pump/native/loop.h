@@ -33,10 +33,11 @@ struct slot {
 
 /* Why loop_run came back. Negative: -errno, the device or io_uring is lost. */
 enum loop_reason {
-    LOOP_ROUSED = 1, /* or the doorbell is Python's: `completed` */
+    LOOP_ROUSED = 1,
     LOOP_BATCH,  /* the ring has entries that are all for Python */
     LOOP_ENTRY,  /* the next one entry is for Python */
     LOOP_ENDED,  /* `ended` and `result`: I/O that failed, or that was handed over */
+    LOOP_BELL,   /* completions were written and the doorbell is Python's */
     LOOP_DOUBT,  /* `result`: the replay log was flushed for its own sake, and that failed */
     LOOP_BROKEN, /* the ring makes no sense: `fault` */
     LOOP_REMOVED
@@ -66,8 +67,7 @@ struct loop {
     struct slot *chunks[CHUNKS];
     uint32_t chunk_count;
     struct slot *free;
-    bool uio_armed, wake_armed, removed;
-    bool completed; /* since the last doorbell; whatever the loop came back for, where the doorbell is Python's */
+    bool uio_armed, wake_armed, removed, completed;
     struct slot *ended;
     int result;
     enum ring_fault fault;

@@ -133,16 +133,15 @@ class NativePump(ReferencePump):
         if self._stopping:
             return
         self._say_what_is_plain()
-        why = ring.run()
-        if ring.take_completed():
-            self._ring_doorbell = True
-        match why:
+        match ring.run():
             case core.BATCH:
                 self._scan(ring.fetch())
             case core.ENTRY:
                 self._scan(ring.fetch(1))
             case core.ENDED:
                 self._io_ended(*ring.ended)
+            case core.BELL:
+                self._ring_doorbell = True
             case core.DOUBT:
                 self._take_back()
                 if self._last_lender is not None:

@@ -277,18 +277,6 @@ def test_an_answer_does_not_wait_for_what_came_behind_it(batch):
     rig.next(Arrived)
 
 
-def test_an_answer_is_told_before_the_end(batch):
-    """A write ends in the turn in which the loop comes back for an INQUIRY; the stop is asked for at once."""
-    rig = batch
-    rig.storage.turn_into(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
-    command = rig.kernel.submit(write(1), block("a"))
-    rig.kernel.submit(INQUIRY, data_in=96)
-    rig.start()
-    rig.next(Arrived)
-    rig.pump.stop()
-    assert command.status == Status.GOOD
-
-
 class Bell(SimulatedChannel):
     """With the doorbell on a file descriptor, as uio has it."""
 
