@@ -1,13 +1,15 @@
-"""One guest, all candidates at once: fio through tcm_loop and through iSCSI, in short runs that take turns.
+"""One guest, all candidates at once: fio through tcm_loop and through iSCSI, in turns of a fraction of a second.
 
-A machine that emulates its guests is slower in one minute than in the next. So nothing here is compared over time: in
-each round every candidate meets the same load once, one right after the other, and the ratio is taken within the
-round. Beside fio's numbers stands what the handler's process cost: CPU and voluntary context switches a command.
+A machine that emulates its guests is twice as fast in one second as in the next. So nothing here is compared over
+time: one fio runs all turns of a load, in each turn every candidate meets it once, one right after the other, and the
+ratio is taken within the turn. Beside fio's numbers stands what the handler's process cost: CPU and voluntary context
+switches a command.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,8 +29,12 @@ WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
 BARE, CACHED = "no target, O_DIRECT", "no target, page cache"
-OURS = (WRITETHROUGH, WRITEBACK, OURS_BRD)
-TICK = 10_000  # µs of /proc/PID/stat's clock
+LOOK = """#!/bin/sh
+# Ticks of the guest; and of a process's threads, voluntary switches and ns of CPU.
+read -r ticks < /proc/stat
+[ -z "$1" ] || { grep -h ^voluntary /proc/$1/task/*/status; cat /proc/$1/task/*/schedstat; }
+echo $ticks
+"""
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,15 @@ OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
 
 @dataclass(frozen=True)
 class Sample:
-    """One short run. iops, latency (µs, mean); cpu: µs of the handler a command; switches: voluntary, a command."""
+    """One turn. cpu: µs of the handler a command; switches: voluntary, a command; idle: of the guest's processors."""
 
     path: str
     load: str
     candidate: str
     iops: float
-    bandwidth: float  # MiB/s
-    latency: float
+    idle: float  # 0 … 1
     cpu: float | None = None
     switches: float | None = None
-    idle: float = 0.0  # of the guest's processors, 0 … 1
 
 
 @dataclass
@@ -225,57 +229,69 @@ class Bench:
 
     # ---- measuring
 
-    def run(self, path: str, load: Load, candidate: Candidate, seconds: float) -> Sample:
-        disks = candidate.disks[path][: load.luns]
-        jobs = " ".join(f"--name=j{n} --filename={disk}" for n, disk in enumerate(disks))
-        look = "head -n 1 /proc/stat"
-        if candidate.pid:
-            look += f"; cat /proc/{candidate.pid}/stat; cat /proc/{candidate.pid}/task/*/status | grep ^voluntary"
-        mixed = " --rwmixread=70" if load.pattern == "randrw" else ""
-        fio = (
-            f"fio --direct={candidate.direct:d} --ioengine=libaio --rw={load.pattern}{mixed} --bs={load.size}"
-            f" --iodepth={load.depth} --time_based --runtime={seconds:g} --norandommap --group_reporting"
-            f" --output-format=json {jobs}"
+    def turns(self, path: str, load: Load, names: Sequence[str], turns: int, seconds: float) -> list[Sample]:
+        """All that have enough disks for the load, in the order of the turns. Raises GuestError where an I/O fails."""
+        candidates = [self.candidates[name] for name in names]
+        for candidate in candidates:
+            if path == ISCSI and path not in candidate.disks:
+                candidate.disks[path] = [self._login(candidate.iqn)]
+        candidates = [each for each in candidates if len(each.disks.get(path, ())) >= load.luns]
+        played = [(turn, each) for turn in range(turns) for each in candidates]
+        here = self.guest.shared / "fio"
+        shutil.rmtree(here, ignore_errors=True)
+        here.mkdir()
+        (here / "look").write_text(LOOK)
+        (here / "look").chmod(0o755)
+        mixed = "rwmixread=70\n" if load.pattern == "randrw" else ""
+        (here / "jobs").write_text(
+            f"[global]\nioengine=libaio\nrw={load.pattern}\n{mixed}bs={load.size}\nnorandommap\ngtod_reduce=1\nthread\n"
+            f"iodepth={load.depth}\niodepth_batch_submit={load.depth}\niodepth_batch_complete_min=1\n"
+            f"iodepth_batch_complete_max={load.depth}\ntime_based\nruntime={seconds * 1000:.0f}ms\n"
+            + "".join(self._job(f"{turn}-{each.name}", path, load, each) for turn, each in played)
         )
-        out = self.guest.run(f"{look}; echo ----; {fio}; echo ----; {look}", timeout=seconds + 120).out
-        before, told, after = out.split("----\n")
-        job = json.loads(told[told.index("{") :])["jobs"][0]
-        if job["error"]:
-            raise GuestError(f"fio on {candidate.name}, {load.name}: {told}")
-        done = sum(job[side]["total_ios"] for side in ("read", "write"))
-        iops = sum(job[side]["iops"] for side in ("read", "write"))
-        latency = max(job[side]["clat_ns"]["mean"] for side in ("read", "write")) / 1000
-        first, last = _counters(before), _counters(after)
-        spent = [b - a for a, b in zip(first, last, strict=True)]
-        return Sample(
-            path, load.name, candidate.name, iops, iops * load.size / (1 << 20), latency,
-            spent[2] * TICK / done if candidate.pid else None, spent[3] / done if candidate.pid else None,
-            spent[1] / max(spent[0], 1),
-        )  # fmt: skip
+        self.guest.run(
+            f"cd {here} && fio --output-format=json --output=told jobs", timeout=len(played) * (seconds + 3) + 120
+        )
+        told = (here / "told").read_text()
+        jobs = json.loads(told[told.index("{") :])["jobs"]
+        samples = []
+        for number, (turn, candidate) in enumerate(played):
+            these = jobs[number * load.luns :][: load.luns]
+            if any(job["error"] for job in these):
+                raise GuestError(f"fio on {candidate.name}, {load.name}: {told[: told.index('{')]}")
+            sides = [job[side] for job in these for side in ("read", "write")]
+            done = sum(side["total_ios"] for side in sides)
+            iops = sum(side["iops"] for side in sides)
+            name = f"{turn}-{candidate.name}-0"
+            first, last = (_counters((here / f"{name}.{when}run.txt").read_text()) for when in ("pre", "post"))
+            ticks, idle, cpu, switches = (after - before for before, after in zip(first, last, strict=True))
+            samples.append(Sample(
+                path, load.name, candidate.name, iops, idle / max(ticks, 1),
+                *((cpu / 1000 / done, switches / done) if candidate.pid and done else ()),
+            ))  # fmt: skip
+        return samples
 
-    def round(self, path: str, loads: Sequence[Load], names: Sequence[str], seconds: float) -> Iterator[Sample]:
-        for load in loads:
-            for candidate in (self.candidates[name] for name in names):
-                if path == ISCSI and path not in candidate.disks:
-                    candidate.disks[path] = [self._login(candidate.iqn)]
-                if len(candidate.disks.get(path, ())) >= load.luns:
-                    yield self.run(path, load, candidate, seconds)
+    def _job(self, name: str, path: str, load: Load, candidate: Candidate) -> str:
+        """A turn of one: what the one before left in the page cache is written first, in nobody's time."""
+        lines = ""
+        for number, disk in enumerate(candidate.disks[path][: load.luns]):
+            lines += f"[{name}-{number}]\nfilename={disk}\ndirect={candidate.direct:d}\n"
+            if not number:
+                lines += f"stonewall\nexec_prerun=sync -f {FILES}; ./look {candidate.pid or ''}\n"
+                lines += f"exec_postrun=./look {candidate.pid or ''}\n"
+        return lines
 
 
 def _counters(text: str) -> tuple[int, int, int, int]:
-    """Ticks of the guest: all, idle; of the handler's process; its threads' voluntary switches."""
-    lines = text.splitlines()
-    processors = list(map(int, lines[0].split()[1:]))
-    ticks = switches = 0
-    if len(lines) > 1:
-        fields = lines[1].rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        switches = sum(int(line.split()[1]) for line in lines[2:])
-    return sum(processors), processors[3], ticks, switches
+    """What LOOK wrote. Ticks of the guest: all, idle; of the handler's threads: ns of CPU, voluntary switches."""
+    *threads, processors = (line.split() for line in text.splitlines())
+    ticks = [int(field) for field in processors[1:]]
+    cpu = sum(int(fields[0]) for fields in threads if len(fields) == 3)
+    return sum(ticks), ticks[3], cpu, sum(int(fields[1]) for fields in threads if len(fields) == 2)
 
 
-def measure(path: str, full: bool, rounds: int, seconds: float) -> Iterator[dict[str, object]]:
-    """Everything of one guest, as JSON takes it, after each round. path: LOOP or ISCSI."""
+def measure(path: str, full: bool, turns: int, seconds: float) -> Iterator[dict[str, object]]:
+    """Everything of one guest, as JSON takes it, after each load. path: LOOP or ISCSI."""
     loads = FULL if full and path == LOOP else GATES
     names = ALL if full or path == LOOP else OVER_ISCSI
     guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
@@ -285,20 +301,18 @@ def measure(path: str, full: bool, rounds: int, seconds: float) -> Iterator[dict
         runner = subprocess.check_output(
             ["dpkg-deb", "-f", next(unpacked_runner().glob("tcmu-runner_*.deb")), "Version"], text=True
         ).strip()
-        samples: list[dict[str, object]] = []
-        for number in range(1, rounds + 1):
-            for sample in bench.round(path, loads, names, seconds):
-                samples.append(asdict(sample))
-                text = f"  {sample.path} {sample.load}: {sample.candidate} {sample.iops:.0f}"
-                print(text, file=sys.stderr, flush=True)
+        samples: list[Sample] = []
+        for number, load in enumerate(loads, 1):
+            print(f"  {path}, {load.name} ({number} of {len(loads)})", file=sys.stderr, flush=True)
+            samples += bench.turns(path, load, names, turns, seconds)
             yield {
                 "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
                 "runner": runner,
                 "fio": guest.look("fio --version"),
                 "files": DEVICE,
-                "rounds": number,
+                "turns": turns,
                 "seconds": seconds,
-                "samples": list(samples),
+                "samples": [asdict(sample) for sample in samples],
             }
     finally:
         bench.close()
