@@ -14,7 +14,7 @@ PORTALS = ("127.0.0.1:3260", "127.0.0.1:3261")
 SIZE = 256  # MiB
 FILE = "/run/conformance.img"  # of the peers, in the guest's memory
 TARGET = "/sys/kernel/config/target"
-RUNNER_PACKAGES = ("tcmu-runner", "libtcmu2")
+RUNNER_PACKAGES = ("tcmu-runner", "libtcmu2", "libnl-3-200", "libnl-genl-3-200")
 RUNNER_UNPACKED = "usr/lib/x86_64-linux-gnu"  # of them, the libraries
 
 
@@ -93,5 +93,7 @@ def unpacked_runner() -> Path:
         subprocess.run(["apt-get", "download", *RUNNER_PACKAGES], cwd=directory, check=True, stdout=sys.stderr)
         for package in directory.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, directory], check=True)
+        for library in (directory / RUNNER_UNPACKED.removeprefix("usr/")).glob("*.so.*"):
+            library.rename(directory / RUNNER_UNPACKED / library.name)
         (directory / "made").touch()
     return directory
