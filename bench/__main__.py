@@ -36,10 +36,10 @@ def machine() -> str:
 
 
 def measure(part: str, full: bool) -> Iterator[Any]:
-    """What is known so far, each time that more is: a guest that does not live to its end leaves its rounds."""
+    """What is known so far, each time that more is: a guest that does not live to its end leaves its loads."""
     match part:
         case "guest" | "iscsi":
-            yield from guest.measure(guest.LOOP if part == "guest" else guest.ISCSI, full, 3, 2.0)
+            yield from guest.measure(guest.LOOP if part == "guest" else guest.ISCSI, full, 12 if full else 20, 0.3)
         case "outside":
             yield [asdict(result) for result in outside.measure(BUILD)]
         case "held":
@@ -96,12 +96,12 @@ def main() -> None:
             kept = {"date": time.strftime("%Y-%m-%d"), "commit": commit, "machine": machine(),
                     "load": load, "load_after": round(os.getloadavg()[0], 1), "found": found}  # fmt: skip
             (BUILD / f"{part}.json").write_text(json.dumps(kept, indent=1))
-    samples = []
+    rows = []
     for path in (BUILD / "guest.json", BUILD / "iscsi.json"):
         if path.exists():
-            samples += json.loads(path.read_text())["found"]["samples"]
-    if samples:
-        report.picture(samples, PICTURE)
+            rows += json.loads(path.read_text())["found"]["rows"]
+    if rows:
+        report.picture(rows, PICTURE)
     PAGE.write_text(page())
 
 

@@ -9,6 +9,7 @@ switches a command.
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.vm.guest import kernel as guest_kernel
 from tests.vm.lab import CORE, LOOPBACK, Lab, Lun, Storage, eventually
 
 SIZE = 96  # MiB of a LUN
+LONGER = 7  # times a turn
 TARGET = "/sys/kernel/config/target"
 FILES = "/run/bench"
 # Not brd: in Linux 6.1 that takes no request that must not wait, and io_uring would need a thread for each of ours.
@@ -73,14 +75,14 @@ OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One turn. cpu: µs of the handler a command; switches: voluntary, a command; idle: of the guest's processors."""
+class Row:
+    """One candidate under one load. cpu: µs of the handler a command; switches: voluntary, a command."""
 
     path: str
     load: str
     candidate: str
-    iops: float
-    idle: float  # 0 … 1
+    iops: list[float]  # of each turn
+    idle: float  # of the guest's processors, 0 … 1
     cpu: float | None = None
     switches: float | None = None
 
@@ -98,6 +100,11 @@ class Candidate:
     disks: dict[str, list[str]] = field(default_factory=dict)
     direct: bool = True
 
+    @property
+    def slug(self) -> str:
+        """For a file's name."""
+        return "".join(filter(str.isalnum, self.name))
+
 
 class Bench:
     """The guest with its LUNs."""
@@ -112,16 +119,17 @@ class Bench:
     def up(self) -> None:
         """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
         self.lab.up()
-        room = (3 * self.luns + 1) * SIZE + 128
+        room = (3 * self.luns + 2) * SIZE + 128
         null = "/sys/kernel/config/nullb/nullb0"  # since Linux 6.0 the disk is called as this, before by its number
         self.guest.run(
             f"set -e; modprobe brd rd_nr=2 rd_size={SIZE << 10}; modprobe null_blk nr_devices=0; mkdir {null};"
             f" echo {room} > {null}/size; echo 4096 > {null}/blocksize; echo 0 > {null}/irqmode;"
             f" echo 1 > {null}/memory_backed; echo 1 > {null}/power;"
             f" mkfs.ext4 -q -E nodiscard /dev/nullb0; mkdir -p {FILES}; mount -o noatime /dev/nullb0 {FILES};"
-            f" for n in $(seq 0 {self.luns - 1}); do for f in wt wb peer; do"
-            f" dd if=/dev/zero of={FILES}/$f$n bs=1M count={SIZE} status=none; done; done; sync",
-            timeout=300,
+            f" for f in bare {{wt,wb,peer}}{{0..{self.luns - 1}}}; do"
+            f" dd if=/dev/zero of={FILES}/$f bs=1M count={SIZE} status=none; done; sync;"
+            " echo 0 > /proc/sys/vm/dirty_writeback_centisecs",  # or the page cache's writes would be the others' time
+            timeout=900,
         )
         modules = "target_core_file target_core_iblock"
         self.guest.run(f"modprobe -a {modules}; mkdir -p $(cat {TARGET}/dbroot)/pr")
@@ -130,8 +138,7 @@ class Bench:
         self._ours(OURS_BRD, "brd", ["/dev/ram0"], "")
         self._peers()
         for name, direct in ((BARE, True), (CACHED, False)):
-            disks = {LOOP: [f"{FILES}/peer{number}" for number in range(self.luns)]}
-            self.candidates[name] = Candidate(name, disks=disks, direct=direct)
+            self.candidates[name] = Candidate(name, disks={LOOP: [f"{FILES}/bare"]}, direct=direct)
 
     def close(self) -> None:
         self.guest.close()
@@ -229,57 +236,59 @@ class Bench:
 
     # ---- measuring
 
-    def turns(self, path: str, load: Load, names: Sequence[str], turns: int, seconds: float) -> list[Sample]:
-        """All that have enough disks for the load, in the order of the turns. Raises GuestError where an I/O fails."""
+    def turns(self, path: str, load: Load, names: Sequence[str], turns: int, seconds: float) -> list[Row]:
+        """All that have enough disks for the load; a last, longer turn finds what it costs.
+
+        Raises GuestError where an I/O fails.
+        """
         candidates = [self.candidates[name] for name in names]
         for candidate in candidates:
             if path == ISCSI and path not in candidate.disks:
                 candidate.disks[path] = [self._login(candidate.iqn)]
         candidates = [each for each in candidates if len(each.disks.get(path, ())) >= load.luns]
-        played = [(turn, each) for turn in range(turns) for each in candidates]
         here = self.guest.shared / "fio"
         shutil.rmtree(here, ignore_errors=True)
         here.mkdir()
         (here / "look").write_text(LOOK)
         (here / "look").chmod(0o755)
         mixed = "rwmixread=70\n" if load.pattern == "randrw" else ""
+        order = [each for turn in range(turns) for each in random.Random(turn).sample(candidates, len(candidates))]
+        short = "".join(_jobs(str(place), path, load, each) for place, each in enumerate(order))
         (here / "jobs").write_text(
             f"[global]\nioengine=libaio\nrw={load.pattern}\n{mixed}bs={load.size}\nnorandommap\ngtod_reduce=1\nthread\n"
-            f"iodepth={load.depth}\niodepth_batch_submit={load.depth}\niodepth_batch_complete_min=1\n"
-            f"iodepth_batch_complete_max={load.depth}\ntime_based\nruntime={seconds * 1000:.0f}ms\n"
-            + "".join(self._job(f"{turn}-{each.name}", path, load, each) for turn, each in played)
+            f"iodepth={load.depth}\niodepth_batch_complete_max={load.depth}\n"
+            f"time_based\nruntime={seconds * 1000:.0f}ms\n{short}"
+            + "".join(_jobs("cost", path, load, each, seconds * LONGER) for each in candidates)
         )
-        self.guest.run(
-            f"cd {here} && fio --output-format=json --output=told jobs", timeout=len(played) * (seconds + 3) + 120
-        )
+        spent = (turns + LONGER) * seconds + turns + 10
+        self.guest.run(f"cd {here} && fio --output-format=json --output=told jobs", timeout=3 * len(candidates) * spent)
         told = (here / "told").read_text()
         jobs = json.loads(told[told.index("{") :])["jobs"]
-        samples = []
-        for number, (turn, candidate) in enumerate(played):
-            these = jobs[number * load.luns :][: load.luns]
-            if any(job["error"] for job in these):
-                raise GuestError(f"fio on {candidate.name}, {load.name}: {told[: told.index('{')]}")
-            sides = [job[side] for job in these for side in ("read", "write")]
-            done = sum(side["total_ios"] for side in sides)
-            iops = sum(side["iops"] for side in sides)
-            name = f"{turn}-{candidate.name}-0"
-            first, last = (_counters((here / f"{name}.{when}run.txt").read_text()) for when in ("pre", "post"))
-            ticks, idle, cpu, switches = (after - before for before, after in zip(first, last, strict=True))
-            samples.append(Sample(
-                path, load.name, candidate.name, iops, idle / max(ticks, 1),
-                *((cpu / 1000 / done, switches / done) if candidate.pid and done else ()),
-            ))  # fmt: skip
-        return samples
+        if any(job["error"] for job in jobs):
+            raise GuestError(f"fio, {load.name}: {told[: told.index('{')]}")
+        played = [jobs[first : first + load.luns] for first in range(0, len(jobs), load.luns)]
+        rows = []
+        for candidate in candidates:
+            *mine, long = (turn for turn, each in zip(played, order + candidates, strict=True) if each is candidate)
+            iops = [sum(job[side]["iops"] for job in turn for side in ("read", "write")) for turn in mine]
+            done = sum(job[side]["total_ios"] for job in long for side in ("read", "write"))
+            counted = ((here / f"cost-{candidate.slug}.{when}run.txt").read_text() for when in ("pre", "post"))
+            ticks, idle, cpu, switches = (b - a for a, b in zip(*map(_counters, counted), strict=True))
+            cost = (cpu / 1000 / done, switches / done) if candidate.pid else ()
+            rows.append(Row(path, load.name, candidate.name, iops, idle / ticks, *cost))
+        return rows
 
-    def _job(self, name: str, path: str, load: Load, candidate: Candidate) -> str:
-        """A turn of one: what the one before left in the page cache is written first, in nobody's time."""
-        lines = ""
-        for number, disk in enumerate(candidate.disks[path][: load.luns]):
-            lines += f"[{name}-{number}]\nfilename={disk}\ndirect={candidate.direct:d}\n"
-            if not number:
-                lines += f"stonewall\nexec_prerun=sync -f {FILES}; ./look {candidate.pid or ''}\n"
-                lines += f"exec_postrun=./look {candidate.pid or ''}\n"
-        return lines
+
+def _jobs(turn: str, path: str, load: Load, candidate: Candidate, seconds: float | None = None) -> str:
+    """One turn, in fio's words. seconds: longer, with a look before and after."""
+    lines = ""
+    for number, disk in enumerate(candidate.disks[path][: load.luns]):
+        lines += f"[{turn}-{candidate.slug}{number or ''}]\nfilename={disk}\ndirect={candidate.direct:d}\n"
+        lines += "" if number else "stonewall\n"
+        if seconds is not None:
+            lines += f"runtime={seconds * 1000:.0f}ms\n"
+            lines += "" if number else "".join(f"exec_{w}run=./look {candidate.pid or ''}\n" for w in ("pre", "post"))
+    return lines
 
 
 def _counters(text: str) -> tuple[int, int, int, int]:
@@ -294,17 +303,17 @@ def measure(path: str, full: bool, turns: int, seconds: float) -> Iterator[dict[
     """Everything of one guest, as JSON takes it, after each load. path: LOOP or ISCSI."""
     loads = FULL if full and path == LOOP else GATES
     names = ALL if full or path == LOOP else OVER_ISCSI
-    guest = Guest(name="bench", memory="3G" if full else "2G", disks=1)
+    guest = Guest(name="bench", memory="12G" if full else "2G", disks=1)
     bench = Bench(guest, 16 if full else 1)
     try:
         bench.up()
         runner = subprocess.check_output(
             ["dpkg-deb", "-f", next(unpacked_runner().glob("tcmu-runner_*.deb")), "Version"], text=True
         ).strip()
-        samples: list[Sample] = []
+        rows: list[Row] = []
         for number, load in enumerate(loads, 1):
             print(f"  {path}, {load.name} ({number} of {len(loads)})", file=sys.stderr, flush=True)
-            samples += bench.turns(path, load, names, turns, seconds)
+            rows += bench.turns(path, load, names, turns, seconds)
             yield {
                 "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
                 "runner": runner,
@@ -312,7 +321,7 @@ def measure(path: str, full: bool, turns: int, seconds: float) -> Iterator[dict[
                 "files": DEVICE,
                 "turns": turns,
                 "seconds": seconds,
-                "samples": [asdict(sample) for sample in samples],
+                "rows": [asdict(row) for row in rows],
             }
     finally:
         bench.close()
