@@ -43,12 +43,6 @@ enum loop_reason {
     LOOP_REMOVED
 };
 
-/* How looking on before sleeping has paid. */
-struct patience {
-    uint32_t vain; /* sleeps without it after the last look, which found nothing; 0: it found something */
-    uint32_t skip; /* of these, still to come */
-};
-
 struct loop {
     struct ring ring;
     struct io_uring uring;
@@ -74,7 +68,7 @@ struct loop {
 
     atomic_int asleep, roused;
     uint64_t look_most; /* nanoseconds of looking on before sleeping */
-    struct patience patience[2]; /* with no I/O out: for the initiator; with: for the storage */
+    bool looks[2]; /* whether it pays; with no I/O out: for the initiator; with: for the storage */
 
     /* Read by other threads. */
     atomic_uint_fast64_t in_flight; /* not handed over */

@@ -4,12 +4,12 @@
  * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
  * writes the wake-up.
  *
- * Before sleeping the loop looks on for a moment, for storage and for the initiator each by its own record: a look that
- * found nothing lets the next sleep come without one, and each further one twice as many, so that an idle LUN, or one
- * on slow storage, costs nothing. It looks for as long as a sleep costs, 10 µs at least, for then it never costs more
- * than twice what the better choice would. What a sleep costs is measured: 5 µs on a processor, a hundred times as much
- * where the processor is emulated. There it is no work but time, so it looks for four times as long: with 32 commands
- * out that answers a fifth more of them.
+ * Before sleeping the loop looks on for a moment, for storage and for the initiator each by its own record: only after a
+ * sleep that such a look would have spared, and never again after a look in vain, until the next such sleep. So an idle
+ * LUN, or one on slow storage, costs nothing. It looks for as long as a sleep costs, 10 µs at least, for then it never
+ * costs more than twice what the better choice would. What a sleep costs is measured: 5 µs on a processor; where it is
+ * dear, on a virtual processor that is halted or emulated, there is no work in it but time, and it looks for longer:
+ * with one command out that answers twice to three times as many. One processor at least is left to those it waits for.
  */
 #include "wait.h"
 
@@ -20,8 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { VAIN_MOST = 1024, ROUNDS = 32 };
-static const uint64_t LEAST = 10000, DEAR = 50000, MOST = 2000000; /* ns */
+enum { ROUNDS = 32, LONGER = 32 };
+static const uint64_t LEAST = 10000, DEAR = 20000, MOST = 2000000; /* ns */
 
 uint64_t wait_now(void)
 {
@@ -60,6 +60,8 @@ static void *return_all(void *court)
 }
 
 static uint64_t look_most;
+static int spare; /* processors but one */
+static atomic_int looking; /* loops of this process */
 
 static void measure(void)
 {
@@ -67,8 +69,7 @@ static void measure(void)
     pthread_t other;
     int court[2];
 
-    if (sysconf(_SC_NPROCESSORS_ONLN) < 2) /* whoever we wait for needs the one processor */
-        return;
+    spare = (int)sysconf(_SC_NPROCESSORS_ONLN) - 1;
     if (!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, court)) {
         if (!pthread_create(&other, NULL, return_all, &court[1])) {
             for (int i = 0; i < ROUNDS; i++) {
@@ -86,7 +87,7 @@ static void measure(void)
     }
     look_most = least / 2; /* two sleeps a round */
     if (look_most > DEAR)
-        look_most *= 4;
+        look_most *= LONGER;
     look_most = look_most < LEAST ? LEAST : look_most > MOST ? MOST : look_most;
 }
 
@@ -125,34 +126,32 @@ static void arm(struct loop *loop, int fd, uint64_t who, bool *armed)
     *armed = true;
 }
 
-/* Whether something came while looking on for a moment. A look in vain lets the next sleeps come without one. */
+static bool look_until(struct loop *loop, uint64_t until)
+{
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (pending(loop))
+                return true;
+            relax();
+        }
+    } while (wait_now() < until);
+    return false;
+}
+
+/* Whether something came while looking on. */
 static bool look_on(struct loop *loop)
 {
-    struct patience *patience = &loop->patience[loop->out != 0];
-    uint64_t until;
+    bool came;
 
-    if (!loop->look_most || (patience->skip && patience->skip--))
-        return false;
     if (io_uring_sq_ready(&loop->uring))
         io_uring_submit_and_get_events(&loop->uring); /* an error comes again at the next submission */
     if (pending(loop))
         return true;
-    until = wait_now() + loop->look_most;
-    do {
-        for (int i = 0; i < 16; i++) {
-            if (pending(loop)) {
-                patience->vain = 0;
-                loop_add(&loop->polls, 1);
-                return true;
-            }
-            relax();
-        }
-    } while (wait_now() < until);
-    patience->vain = patience->vain ? patience->vain * 2 : 1;
-    if (patience->vain > VAIN_MOST)
-        patience->vain = VAIN_MOST;
-    patience->skip = patience->vain;
-    return false;
+    came = atomic_fetch_add(&looking, 1) < spare && look_until(loop, wait_now() + loop->look_most);
+    atomic_fetch_sub(&looking, 1);
+    if (came)
+        loop_add(&loop->polls, 1);
+    return came;
 }
 
 /* Until there may be something to do. */
@@ -179,8 +178,14 @@ static int sleep_on(struct loop *loop)
 
 int wait_or_submit(struct loop *loop, bool may_sleep)
 {
-    if (may_sleep && !pending(loop) && !look_on(loop))
-        return wait_tolerate(sleep_on(loop));
+    bool *looks = &loop->looks[loop->out != 0];
+
+    if (may_sleep && !pending(loop) && !(*looks && look_on(loop))) {
+        uint64_t began = wait_now();
+        int result = wait_tolerate(sleep_on(loop));
+        *looks = !*looks && wait_now() - began < loop->look_most;
+        return result;
+    }
     if (io_uring_sq_ready(&loop->uring) ||
         __atomic_load_n(loop->uring.sq.kflags, __ATOMIC_RELAXED) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW))
         return wait_tolerate(io_uring_submit_and_get_events(&loop->uring));
