@@ -64,14 +64,21 @@ GATES = (
     Load("read", 256 << 10, 8),
     Load("write", 256 << 10, 8),
 )
-FULL = (
-    *(Load(pattern, 4096, depth) for pattern in ("randread", "randwrite", "randrw") for depth in (1, 8, 32, 128)),
-    *(Load(pattern, 256 << 10, depth) for pattern in ("read", "write") for depth in (1, 8)),
+MATRIX = (
+    *(Load(pattern, 4096, depth) for depth in (8, 128) for pattern in ("randread", "randwrite")),
+    *(Load("randrw", 4096, depth) for depth in (1, 8, 32, 128)),
+    *(Load(pattern, 256 << 10, 1) for pattern in ("read", "write")),
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
 ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK, BARE, CACHED)
 LOOP, ISCSI = "tcm_loop", "iSCSI"
-OVER_ISCSI = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
+FEW = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO)
+PARTS = {  # path, loads, candidates, turns
+    "guest": (LOOP, GATES, ALL, 15),
+    "iscsi": (ISCSI, GATES, FEW, 12),
+    "matrix": (LOOP, MATRIX, (*FEW, OURS_BRD), 8),
+}
+SECONDS = 0.3  # a turn
 
 
 @dataclass(frozen=True)
@@ -299,12 +306,12 @@ def _counters(text: str) -> tuple[int, int, int, int]:
     return sum(ticks), ticks[3], cpu, sum(int(fields[1]) for fields in threads if len(fields) == 2)
 
 
-def measure(path: str, full: bool, turns: int, seconds: float) -> Iterator[dict[str, object]]:
-    """Everything of one guest, as JSON takes it, after each load. path: LOOP or ISCSI."""
-    loads = FULL if full and path == LOOP else GATES
-    names = ALL if full or path == LOOP else OVER_ISCSI
-    guest = Guest(name="bench", memory="12G" if full else "2G", disks=1)
-    bench = Bench(guest, 16 if full else 1)
+def measure(part: str) -> Iterator[dict[str, object]]:
+    """Everything of one guest, as JSON takes it, after each load. part: one of PARTS."""
+    path, loads, names, turns = PARTS[part]
+    luns = max(load.luns for load in loads)
+    guest = Guest(name="bench", memory="2G" if luns == 1 else "12G", disks=1)
+    bench = Bench(guest, luns)
     try:
         bench.up()
         runner = subprocess.check_output(
@@ -313,14 +320,14 @@ def measure(path: str, full: bool, turns: int, seconds: float) -> Iterator[dict[
         rows: list[Row] = []
         for number, load in enumerate(loads, 1):
             print(f"  {path}, {load.name} ({number} of {len(loads)})", file=sys.stderr, flush=True)
-            rows += bench.turns(path, load, names, turns, seconds)
+            rows += bench.turns(path, load, names, turns, SECONDS)
             yield {
                 "kernel": guest_kernel().name.removeprefix("vmlinuz-"),
                 "runner": runner,
                 "fio": guest.look("fio --version"),
                 "files": DEVICE,
                 "turns": turns,
-                "seconds": seconds,
+                "seconds": SECONDS,
                 "rows": [asdict(row) for row in rows],
             }
     finally:
