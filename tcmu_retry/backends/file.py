@@ -119,6 +119,11 @@ class FileBackend:
             self._granule = os.fstatvfs(fd).f_bsize
             self.identity = Identity("file", size, file_identity(fd))
             self.can_discard = self._file_discards(size)
+        if not buffered:
+            # As long as a block is in the page cache, Linux (6.1: iomap, mm/filemap.c) refuses a write past it that may
+            # not wait: io_uring would hand it to a thread, which makes a small one several times as slow.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         weakref.finalize(self, os.close, fd).atexit = False
 
     @property

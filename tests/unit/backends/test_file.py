@@ -63,6 +63,19 @@ def test_write_then_read(backend: Backend, image: Path, durable: bool) -> None:
     assert image.read_bytes() == DATA[:8192] + written + DATA[20480:SIZE]
 
 
+def test_what_the_page_cache_has_of_it_is_dropped(image: Path) -> None:
+    """Or the kernel would hand the first write to each such block to a thread; an image that was copied is cached."""
+    with image.open("r+b", buffering=0) as file:
+        file.write(bytes(4096))
+        os.fsync(file.fileno())
+        block = bytearray(4096)
+        assert os.preadv(file.fileno(), [block], 0, os.RWF_NOWAIT) == 4096
+        backend = open_backend(str(image))
+        with pytest.raises(BlockingIOError):
+            os.preadv(file.fileno(), [block], 0, os.RWF_NOWAIT)
+        del backend
+
+
 def test_memory_that_direct_io_refuses(backend: Backend) -> None:
     """Buffers at odd addresses, as only a simulated ring has them, work through a copy."""
     odd = memoryview(bytearray(os.urandom(8192 + 64)))
