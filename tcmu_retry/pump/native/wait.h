@@ -12,7 +12,7 @@
 
 /* CLOCK_MONOTONIC, nanoseconds. */
 uint64_t wait_now(void);
-/* Nanoseconds of looking on that pay, on this machine. Measured once, in some milliseconds. */
+/* Nanoseconds of looking on that pay, on this machine. */
 uint64_t wait_look_most(void);
 /* 0 for what io_uring says when it is short of something for the moment. */
 int wait_tolerate(int result);
