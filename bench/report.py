@@ -81,23 +81,18 @@ def guest(told: Mapping[str, Any]) -> list[str]:
 
 
 def iscsi(told: Mapping[str, Any]) -> list[str]:
-    return [
-        "## In a guest, over iSCSI",
-        "",
-        f"The same, logged in to the guest's own target. {told['turns']} turns of {told['seconds']:g} s.",
-        "",
-        *_ratios_and_costs(told["rows"]),
-    ]
+    return _as_the_first("## In a guest, over iSCSI", "The same, logged in to the guest's own target.", told)
 
 
 def matrix(told: Mapping[str, Any]) -> list[str]:
-    return [
-        "## In a guest, more loads",
-        "",
-        f"As in the first, in a guest with sixteen LUNs of each kind. {told['turns']} turns of {told['seconds']:g} s.",
-        "",
-        *_ratios_and_costs(told["rows"]),
-    ]
+    return _as_the_first(
+        "## In a guest, more loads", "As in the first, in a guest with sixteen LUNs of each kind.", told
+    )
+
+
+def _as_the_first(title: str, how: str, told: Mapping[str, Any]) -> list[str]:
+    turns = f"{how} {told['turns']} turns of {told['seconds']:g} s."
+    return [title, "", turns, "", *_ratios_and_costs(told["rows"])]
 
 
 def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
