@@ -109,7 +109,7 @@ def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
     for (path, load), row in table.items():
         least, goal = gate(load)
         cells = [_cell(ratios(row, ours, RUNNER), least if load in gated else None) for ours in (*OVER_FILES, OURS_BRD)]
-        cells.append(f"{goal:g}")
+        cells.append(f"{goal:g}" if load in gated else "")
         for one, other in ((WRITETHROUGH, FILEIO), (WRITEBACK, BUFFERED), (OURS_BRD, IBLOCK)):
             cells.append(_cell(ratios(row, one, other)))
         lines.append(f"| {path} | {load} | " + " | ".join(cells) + " |")
