@@ -57,7 +57,7 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         "",
         f"Linux {told['kernel']}, 2 processors, emulated where the machine has no hardware virtualisation.",
         f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
-        f"{told['fio']}. One fio runs {told['turns']} turns of {told['seconds']:g} s under each load; in a turn the",
+        f"{told['fio']}. One fio runs {_turns(told)} under each load; in a turn the",
         "candidates follow each other in an order drawn anew. A ratio is the median of those within the turns (the",
         "middle half of them). fio: libaio, direct, random blocks; whatever has completed is taken at once.",
         f"Initiator's I/O scheduler: `none`. Files lie on {told['files']}. tcmu-runner cannot be had on brd: its",
@@ -86,13 +86,17 @@ def iscsi(told: Mapping[str, Any]) -> list[str]:
 
 def matrix(told: Mapping[str, Any]) -> list[str]:
     return _as_the_first(
-        "## In a guest, more loads", "As in the first, in a guest with sixteen LUNs of each kind.", told
+        "## In a guest, more loads", "As in the first two, in a guest with sixteen LUNs of each kind.", told
     )
 
 
 def _as_the_first(title: str, how: str, told: Mapping[str, Any]) -> list[str]:
-    turns = f"{how} {told['turns']} turns of {told['seconds']:g} s."
-    return [title, "", turns, "", *_ratios_and_costs(told["rows"])]
+    return [title, "", f"{how} {_turns(told).capitalize()}.", "", *_ratios_and_costs(told["rows"])]
+
+
+def _turns(told: Mapping[str, Any]) -> str:
+    guests = f" in each of {told['guests']} guests" if told["guests"] > 1 else ""
+    return f"{told['turns']} turns of {told['seconds']:g} s{guests}"
 
 
 def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
