@@ -2,8 +2,8 @@
 
     python -m bench [PART…]
 
-Parts: guest, iscsi, matrix (in a guest too), outside, held, isolation, luns; all without a name. What a part measured
-is kept in build/bench, and the page is made from all that is kept there, each with its date.
+Parts: guest, iscsi, matrix, profile (all four in guests), outside, held, isolation, luns; all without a name. What a
+part measured is kept in build/bench, and the page is made from all that is kept there, each with its date.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench import guest, held, isolation, luns, outside, report
+from bench import guest, held, isolation, luns, outside, profile, report
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build/bench"
 PAGE, PICTURE = ROOT / "docs/performance.md", ROOT / "docs/performance.svg"
+PROFILE = ROOT / "docs/performance-profile.svg"
 
 
 def machine() -> str:
@@ -40,6 +41,8 @@ def measure(part: str) -> Iterator[Any]:
     match part:
         case _ if part in guest.PARTS:
             yield from guest.measure(part)
+        case "profile":
+            yield from profile.measure()
         case "outside":
             yield [asdict(result) for result in outside.measure(BUILD)]
         case "held":
@@ -54,6 +57,7 @@ SECTIONS: dict[str, Callable[[Any], list[str]]] = {
     "guest": report.guest,
     "iscsi": report.iscsi,
     "matrix": report.matrix,
+    "profile": report.profile,
     "outside": report.outside,
     "held": report.held,
     "isolation": report.isolation,
@@ -102,6 +106,8 @@ def main() -> None:
             rows += json.loads(path.read_text())["found"]["rows"]
     if rows:
         report.picture(rows, PICTURE)
+    if (path := BUILD / "profile.json").exists():
+        report.profile_picture(json.loads(path.read_text())["found"], PROFILE)
     PAGE.write_text(page())
 
 

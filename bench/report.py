@@ -57,9 +57,10 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         "",
         f"Linux {told['kernel']}, 2 processors, emulated where the machine has no hardware virtualisation.",
         f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
-        f"{told['fio']}. One fio runs {_turns(told)} under each load; in a turn the",
-        "candidates follow each other in an order drawn anew. A ratio is the median of those within the turns (the",
-        "middle half of them). fio: libaio, direct, random blocks; whatever has completed is taken at once.",
+        f"{told['fio']}. One fio runs {_turns(told)},",
+        "under each load; in a turn the candidates follow each other in an order drawn anew. A ratio is the median of",
+        "those within the turns (the middle half of them). fio: libaio, direct, random blocks; whatever has completed is",
+        "taken at once.",
         f"Initiator's I/O scheduler: `none`. Files lie on {told['files']}. tcmu-runner cannot be had on brd: its",
         "handler for raw files wants a file of the LUN's size. What is dirty in the page cache is not written back in",
         "that time, which spares tcmu-runner and fileio the second half of a write.",
@@ -96,7 +97,7 @@ def _as_the_first(title: str, how: str, told: Mapping[str, Any]) -> list[str]:
 
 def _turns(told: Mapping[str, Any]) -> str:
     guests = f" in each of {told['guests']} guests" if told["guests"] > 1 else ""
-    return f"{told['turns']} turns of {told['seconds']:g} s{guests}"
+    return f"{told['turns']} turns of {told['seconds']:g} s{guests}, after {told['before']:g} s that do not count"
 
 
 def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
@@ -139,6 +140,29 @@ def _cost(row: Mapping[str, Any]) -> list[str]:
     return [
         "" if cpu is None else f"{cpu:.0f}", "" if switches is None else f"{switches:.2f}", f"{row['idle']:.0%}",
         ", ".join(f"{iops:.0f}" for iops in row["iops"]),
+    ]  # fmt: skip
+
+
+def profile(told: Mapping[str, Any]) -> list[str]:
+    groups = told["groups"]
+    return [
+        "## What the guest's processors do",
+        "",
+        "The same loads over tcm_loop, one candidate at a time, in a guest of its own; registers of both processors",
+        f"from QEMU's monitor, every {told['every'] * 1000:.0f} ms for {told['seconds']:.0f} s (bench/profile.py). In",
+        "user mode: the handler's process, looking on before a sleep included, and all others, of which fio is nearly",
+        "all; in the kernel by the name of the function, which may be a neighbour of the one that ran.",
+        "",
+        "![shares](performance-profile.svg)",
+        "",
+        f"| load | candidate | {' | '.join(groups)} | most, in the kernel |",
+        "|---|---|" + "---|" * (len(groups) + 1),
+        *(
+            f"| {row['load']} | {row['candidate']} | "
+            + " | ".join(f"{row['shares'][group]:.0%}" for group in groups)
+            + f" | {', '.join(f'`{name}` {share:.0%}' for name, share in row['most'])} |"
+            for row in told["rows"]
+        ),
     ]  # fmt: skip
 
 
@@ -243,5 +267,24 @@ def picture(found: Iterable[dict[str, Any]], path: Path) -> None:
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("IOPS, times tcmu-runner's in the same turn")
     axes.legend()
+    figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
+    plt.close(figure)
+
+
+def profile_picture(told: Mapping[str, Any], path: Path) -> None:
+    """A bar a load and candidate, in shares of the guest's processors."""
+    found, groups = told["rows"], told["groups"]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.28 * len(found)))
+    names = [f"{row['load']}: {row['candidate']}" for row in found]
+    left = [0.0] * len(found)
+    colours = ["#e8e8e8", "#33658a", "#86bbd8", "#b00020", "#f26419", "#f6ae2d", "#758e4f", "#b8b8c8"]
+    for group, colour in zip(groups, colours, strict=True):
+        shares = [100 * row["shares"][group] for row in found]
+        axes.barh(names, shares, left=left, color=colour, label=group)
+        left = [one + other for one, other in zip(left, shares, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("% of the guest's processors")
+    axes.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.3, 1.0), frameon=False)
     figure.savefig(path, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
