@@ -291,24 +291,26 @@ static void count(struct loop *loop, const struct plain_request *request)
     }
 }
 
+/* A poll that ended. */
+static void take_poll(struct loop *loop, uint64_t who, int result)
+{
+    if (who == FOR_WAKE) {
+        loop->wake_armed = false;
+        wait_note_wake(loop);
+    } else {
+        loop->uio_armed = false;
+        if (result != -ECANCELED)
+            wait_note_uio(loop, result);
+    }
+}
+
 /* One completion; LOOP_ENDED where it is Python's. */
 static int take(struct loop *loop, uint64_t who, int result)
 {
     struct slot *slot;
 
-    if (who == FOR_UIO) {
-        char four[4];
-        loop->uio_armed = false;
-        if (result != -ECANCELED && (result < 0 || result & ~POLLIN ||
-                                     (read(loop->uio, four, sizeof four) < 0 && errno != EAGAIN && errno != EINTR)))
-            loop->removed = true;
-        return 0;
-    }
-    if (who == FOR_WAKE) {
-        uint64_t value;
-        loop->wake_armed = false;
-        while (read(loop->wake, &value, sizeof value) < 0 && errno == EINTR)
-            ;
+    if (who > FOR_CANCEL) {
+        take_poll(loop, who, result);
         return 0;
     }
     if (who == FOR_CANCEL)
@@ -441,8 +443,8 @@ static void disarm(struct loop *loop)
             uint64_t who = io_uring_cqe_get_data64(cqe);
             if (who < FOR_CANCEL)
                 loop->out--;
-            else
-                take(loop, who, cqe->res);
+            else if (who > FOR_CANCEL)
+                take_poll(loop, who, cqe->res);
             if (who == FOR_CANCEL && cqe->res == -EALREADY) /* it was about to end, and may have armed itself again */
                 asked = false;
             io_uring_cqe_seen(&loop->uring, cqe);

@@ -1,8 +1,11 @@
 /*
- * Sleeping: polls of the uio device and of the wake-up are armed in the same io_uring, so one system call submits and
- * waits. The device's event is read when its poll ends, before the next look at the ring, never after; one that comes
- * later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who sets that afterwards
- * writes the wake-up.
+ * Sleeping: while I/O is out, polls of the uio device and of the wake-up are armed in the same io_uring, so one system
+ * call submits and waits. While none is, the loop sleeps in poll: waiting in io_uring counts as iowait since Linux
+ * 6.1.39 as long as any request is pending, an armed poll too, so a host with an idle LUN would seem to wait for its
+ * storage for ever. (To poll io_uring's own descriptor does not do: with DEFER_TASKRUN newer kernels wake nobody there
+ * before this thread asks.) The device's event is read when its poll ends, before the next look at the ring, never
+ * after; one that comes later ends the next poll at once. `asleep` is raised before the last look at `roused`, so who
+ * sets that afterwards writes the wake-up.
  *
  * Before sleeping the loop looks on for a moment, for storage and for the initiator each by its own record: only after a
  * sleep that such a look would have spared, and never again after a look in vain, until the next such sleep. So an idle
@@ -26,6 +29,7 @@
 #include <cpuid.h>
 #endif
 
+enum { HOLD_MS = 10 };
 static const uint64_t LOOK = 10000, LOOK_EMULATED = 1000000; /* ns */
 
 uint64_t wait_now(void)
@@ -131,10 +135,38 @@ static bool look_on(struct loop *loop)
     return came;
 }
 
+void wait_note_uio(struct loop *loop, int events)
+{
+    char four[4];
+    if (events & ~POLLIN || (read(loop->uio, four, sizeof four) < 0 && errno != EAGAIN && errno != EINTR))
+        loop->removed = true;
+}
+
+void wait_note_wake(struct loop *loop)
+{
+    uint64_t value;
+    while (read(loop->wake, &value, sizeof value) < 0 && errno == EINTR)
+        ;
+}
+
+/* While no I/O is out. Polls that are armed from before end too, or find nothing left and stay. */
+static int sleep_idle(struct loop *loop)
+{
+    struct pollfd polled[2] = {{.fd = loop->uio, .events = POLLIN}, {.fd = loop->wake, .events = POLLIN}};
+
+    if (poll(polled, 2, loop->hold ? HOLD_MS : -1) < 0)
+        return -errno;
+    if (polled[0].revents)
+        wait_note_uio(loop, polled[0].revents);
+    if (polled[1].revents)
+        wait_note_wake(loop);
+    return 0;
+}
+
 /* Until there may be something to do. */
 static int sleep_on(struct loop *loop)
 {
-    struct __kernel_timespec soon = {0, 10000000};
+    struct __kernel_timespec soon = {0, HOLD_MS * 1000000};
     struct io_uring_cqe *cqe;
     int result;
 
@@ -142,6 +174,9 @@ static int sleep_on(struct loop *loop)
     atomic_thread_fence(memory_order_seq_cst); /* before the last look, or each of two would miss the other */
     if (pending(loop) || io_uring_sq_space_left(&loop->uring) < 2) { /* 2: without the two polls nobody could wake us */
         result = io_uring_submit_and_get_events(&loop->uring);
+    } else if (!loop->out) {
+        loop_add(&loop->sleeps, 1);
+        result = sleep_idle(loop);
     } else {
         arm(loop, loop->uio, FOR_UIO, &loop->uio_armed);
         arm(loop, loop->wake, FOR_WAKE, &loop->wake_armed);

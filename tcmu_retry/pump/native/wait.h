@@ -16,6 +16,9 @@ uint64_t wait_now(void);
 uint64_t wait_look_most(void);
 /* 0 for what io_uring says when it is short of something for the moment. */
 int wait_tolerate(int result);
+/* The uio device or the wake-up has something to say. events: of poll. */
+void wait_note_uio(struct loop *loop, int events);
+void wait_note_wake(struct loop *loop);
 /* What was started leaves for the storage before anything else is done, and with it goes the thread to sleep if it may:
  * one system call. 0 or -errno. */
 int wait_or_submit(struct loop *loop, bool may_sleep);
