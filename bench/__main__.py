@@ -76,7 +76,10 @@ def page() -> str:
         path = BUILD / f"{part}.json"
         if path.exists():
             kept = json.loads(path.read_text())
-            title, *rest = section(kept["found"])
+            try:
+                title, *rest = section(kept["found"])
+            except KeyError as missing:
+                raise SystemExit(f"{path} is of an older bench (it lacks {missing}); measure {part} again") from None
             after = f", {kept['load_after']} at its end" if "load_after" in kept else ""
             lines += ["", title, "", f"Measured {kept['date']} on commit {kept['commit']}; {kept['machine']};"
                       f" load average {kept['load']} when it began{after}.", *rest]  # fmt: skip

@@ -3,7 +3,7 @@
 A machine that emulates its guests is twice as fast in one second as in the next. So nothing here is compared over
 time: one fio runs all turns of a load, in each turn every candidate meets it once, one right after the other, and the
 ratio is taken within the turn. Two guests differ too, by up to a third of a ratio, so what has a gate is measured in
-three. Beside fio's numbers stands what the handler's process cost: CPU and voluntary context switches a command.
+two. Beside fio's numbers stands what the handler's process cost: CPU and voluntary context switches a command.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from tests.conformance.luns import RUNNER_UNPACKED, unpacked_runner
 from tests.vm.guest import Guest, GuestError
@@ -32,10 +33,9 @@ FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
 BARE, CACHED = "no target, O_DIRECT", "no target, page cache"
 LOOK = """#!/bin/sh
-# Ticks of the guest; and of a process's threads, voluntary switches and ns of CPU.
-read -r ticks < /proc/stat
-[ -z "$1" ] || { grep -h ^voluntary /proc/$1/task/*/status; cat /proc/$1/task/*/schedstat; }
-echo $ticks
+# Of a process's threads: voluntary switches and ns of CPU.
+grep -h ^voluntary /proc/$1/task/*/status
+cat /proc/$1/task/*/schedstat
 """
 
 
@@ -92,8 +92,8 @@ class Part:
 
 
 PARTS = {
-    "guest": Part((LOOP,), GATES, ALL, 3, 5),
-    "iscsi": Part((ISCSI,), GATES, TARGETS, 3, 5),
+    "guest": Part((LOOP,), GATES, ALL, 2, 6),
+    "iscsi": Part((ISCSI,), GATES, TARGETS, 2, 6),
     "matrix": Part((LOOP, ISCSI), MATRIX, TARGETS, 1, 4),
 }
 
@@ -106,7 +106,6 @@ class Row:
     load: str
     candidate: str
     iops: list[float]  # of each turn
-    idle: float | None  # of the guest's processors, 0 … 1
     cpu: float | None = None
     switches: float | None = None
 
@@ -118,7 +117,7 @@ class Row:
             return None if one is None or two is None else (one * mine + two * theirs) / (mine + theirs)
 
         return Row(
-            self.path, self.load, self.candidate, self.iops + other.iops, mean(self.idle, other.idle),
+            self.path, self.load, self.candidate, self.iops + other.iops,
             mean(self.cpu, other.cpu), mean(self.switches, other.switches),
         )  # fmt: skip
 
@@ -308,11 +307,8 @@ class Bench:
         for candidate in candidates:
             *mine, long = (turn for turn, each in zip(played, order + candidates, strict=True) if each is candidate)
             iops = [sum(job[side]["iops"] for job in turn for side in ("read", "write")) for turn in mine]
-            done = sum(job[side]["total_ios"] for job in long for side in ("read", "write"))
-            counted = ((here / f"cost-{candidate.slug}.{when}run.txt").read_text() for when in ("pre", "post"))
-            ticks, idle, cpu, switches = (b - a for a, b in zip(*map(_counters, counted), strict=True))
-            cost = (cpu / 1000 / done, switches / done) if candidate.pid else ()
-            rows.append(Row(path, load.name, candidate.name, iops, idle / ticks, *cost))
+            cost = _cost(here, candidate, long) if candidate.pid else ()
+            rows.append(Row(path, load.name, candidate.name, iops, *cost))
         return rows
 
 
@@ -324,16 +320,23 @@ def _jobs(turn: str, path: str, load: Load, candidate: Candidate, seconds: float
         lines += "" if number else "stonewall\n"
         if seconds is not None:
             lines += f"ramp_time=0\nruntime={seconds * 1000:.0f}ms\n"
-            lines += "" if number else "".join(f"exec_{w}run=./look {candidate.pid or ''}\n" for w in ("pre", "post"))
+        if seconds is not None and candidate.pid and not number:
+            lines += "".join(f"exec_{when}run=./look {candidate.pid}\n" for when in ("pre", "post"))
     return lines
 
 
-def _counters(text: str) -> tuple[int, int, int, int]:
-    """What LOOK wrote. Ticks of the guest: all, idle; of the handler's threads: ns of CPU, voluntary switches."""
-    *threads, processors = (line.split() for line in text.splitlines())
-    ticks = [int(field) for field in processors[1:]]
-    cpu = sum(int(fields[0]) for fields in threads if len(fields) == 3)
-    return sum(ticks), ticks[3], cpu, sum(int(fields[1]) for fields in threads if len(fields) == 2)
+def _cost(here: Path, candidate: Candidate, long: Sequence[dict[str, dict[str, int]]]) -> tuple[float, float]:
+    """µs of CPU and voluntary switches of the handler, a command of the longer turn."""
+    done = sum(job[side]["total_ios"] for job in long for side in ("read", "write"))
+    looks = ((here / f"cost-{candidate.slug}.{when}run.txt").read_text() for when in ("pre", "post"))
+    before, after = map(_counters, looks)
+    return (after[0] - before[0]) / 1000 / done, (after[1] - before[1]) / done
+
+
+def _counters(text: str) -> tuple[int, int]:
+    """What LOOK wrote, of all threads: ns of CPU, voluntary switches."""
+    lines = [line.split() for line in text.splitlines()]
+    return sum(int(line[0]) for line in lines if len(line) == 3), sum(int(line[1]) for line in lines if len(line) == 2)
 
 
 def measure(name: str) -> Iterator[dict[str, object]]:

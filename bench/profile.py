@@ -29,7 +29,7 @@ MOST = 5  # kernel functions that are named
 IDLE, HANDLER, OTHERS, REST = "idle", "handler", "fio and others", "rest of the kernel"
 # By the name of the function in the kernel, the first that fits.
 KERNEL = {
-    "copying": r"memcpy|memset|memmove|copy_(user|page|folio|to|from)|copyin|copyout|clear_page|_copy_",
+    "copying": r"memcpy|memset|memmove|copy_(user|page|folio|to|from)|copyin|copyout|clear_page|_copy_|brd_do_bvec",
     "waiting for a lock": r"spin_lock_slowpath|spin_on_owner|osq_lock|rwsem_.*spin",
     "interrupts, timers": r"apic|send_IPI|hrtimer|clockevents|tick_|timer_|reschedule_interrupt|call_function",
     "scheduling": r"sched|pick_(next|task)|(en|de)queue_(task|entity)|try_to_wake|ttwu|psi_|switch|select_task_rq"

@@ -59,8 +59,8 @@ def guest(told: Mapping[str, Any]) -> list[str]:
         f"tcmu-runner {told['runner']} is Debian's, with its handler for raw files, as targetcli sets it up;",
         f"{told['fio']}. One fio runs {_turns(told)},",
         "under each load; in a turn the candidates follow each other in an order drawn anew. A ratio is the median of",
-        "those within the turns (the middle half of them). fio: libaio, direct, random blocks; it takes at once whatever",
-        "has completed.",
+        "those within the turns (the middle half of them). fio: libaio, direct, random blocks; it takes what has",
+        "completed at once.",
         f"Initiator's I/O scheduler: `none`. Files lie on {told['files']}. tcmu-runner cannot be had on brd: its",
         "handler for raw files wants a file of the LUN's size. What is dirty in the page cache is not written back in",
         "that time, which spares tcmu-runner and fileio the second half of a write.",
@@ -121,12 +121,11 @@ def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
     lines += [
         "",
         *(line for one in more for line in (one, "")),
-        "What bounds a row is in what the handler's process cost: CPU (µs) and voluntary context switches a command,",
-        "looking on before a sleep included, and the share of the guest's processors that stood idle, in one longer",
-        "turn. Behind them the IOPS of every turn.",
+        "What the handler's process cost: CPU (µs) and voluntary context switches a command, looking on before a sleep",
+        "included, in one longer turn. Behind them the IOPS of every turn.",
         "",
-        "| path | load | candidate | µs CPU | switches | idle | IOPS of each turn |",
-        "|---|---|---|---|---|---|---|",
+        "| path | load | candidate | µs CPU | switches | IOPS of each turn |",
+        "|---|---|---|---|---|---|",
     ]
     for (path, load), row in table.items():
         for name in ORDER:
@@ -138,7 +137,7 @@ def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
 def _cost(row: Mapping[str, Any]) -> list[str]:
     cpu, switches = row["cpu"], row["switches"]
     return [
-        "" if cpu is None else f"{cpu:.0f}", "" if switches is None else f"{switches:.2f}", f"{row['idle']:.0%}",
+        "" if cpu is None else f"{cpu:.0f}", "" if switches is None else f"{switches:.2f}",
         ", ".join(f"{iops:.0f}" for iops in row["iops"]),
     ]  # fmt: skip
 
