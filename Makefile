@@ -69,7 +69,7 @@ conformance: vm-kernel ## libiscsi's SCSI tests against our LUN and its peers (h
 	$(BIN)/python -m tests.conformance
 
 .PHONY: bench
-bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (an hour; PARTS=); docs/performance.md
+bench: vm-kernel ## speed against tcmu-runner, LIO and a minimal handler (80 min; PARTS=); docs/performance.md
 	dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends valgrind
 	$(BIN)/python -m bench $(PARTS)
 
