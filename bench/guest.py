@@ -70,9 +70,9 @@ MATRIX = (
     *(Load(pattern, 256 << 10, 1) for pattern in ("read", "write")),
     *(Load("randread", 4096, 32, luns) for luns in (4, 16)),
 )
-ALL = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK, BARE, CACHED)
+TARGETS = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK)
+ALL = (*TARGETS, BARE, CACHED)
 LOOP, ISCSI = "tcm_loop", "iSCSI"
-TARGETS = ALL[:-2]
 SECONDS, BEFORE = 0.5, 0.3  # of a turn: what counts, and what goes before it, while a new thread is half as fast
 
 

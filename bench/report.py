@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from bench.guest import BARE, BUFFERED, CACHED, FILEIO, GATES, IBLOCK, OURS_BRD, RUNNER, WRITEBACK, WRITETHROUGH
+from bench.guest import ALL, BARE, BUFFERED, CACHED, FILEIO, GATES, IBLOCK, OURS_BRD, RUNNER, WRITEBACK, WRITETHROUGH
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -17,7 +17,6 @@ from matplotlib import pyplot as plt
 Rows = dict[tuple[str, str], dict[str, dict[str, Any]]]
 ENOUGH = 12  # turns
 OVER_FILES = (WRITETHROUGH, WRITEBACK)
-ORDER = (WRITETHROUGH, WRITEBACK, RUNNER, FILEIO, BUFFERED, OURS_BRD, IBLOCK, BARE, CACHED)
 
 
 def rows(found: Iterable[dict[str, Any]]) -> Rows:
@@ -128,7 +127,7 @@ def _ratios_and_costs(found: Iterable[dict[str, Any]], *more: str) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for (path, load), row in table.items():
-        for name in ORDER:
+        for name in ALL:
             if name in row:
                 lines.append(f"| {path} | {load} | {name} | " + " | ".join(_cost(row[name])) + " |")
     return lines

@@ -31,7 +31,6 @@
 
 #include <errno.h>
 #include <linux/fs.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
