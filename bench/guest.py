@@ -55,6 +55,14 @@ class Load:
         text = f"{self.size >> 10} KiB {words[self.pattern]}, QD {self.depth}"
         return text if self.luns == 1 else f"{text}, {self.luns} LUNs"
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """fio's, of each job: as lines of a job file, or after `--`."""
+        mixed = ("rwmixread=70",) if self.pattern == "randrw" else ()
+        depth = (f"iodepth={self.depth}", f"iodepth_batch_complete_max={self.depth}")
+        always = ("ioengine=libaio", "norandommap", "gtod_reduce=1", "thread", "time_based")
+        return (f"rw={self.pattern}", *mixed, f"bs={self.size}", *depth, *always)
+
 
 GATES = (
     Load("randread", 4096, 1),
@@ -287,13 +295,12 @@ class Bench:
         here.mkdir()
         (here / "look").write_text(LOOK)
         (here / "look").chmod(0o755)
-        mixed = "rwmixread=70\n" if load.pattern == "randrw" else ""
         order = [each for turn in range(turns) for each in random.Random(turn).sample(candidates, len(candidates))]
         short = "".join(_jobs(str(place), path, load, each) for place, each in enumerate(order))
         (here / "jobs").write_text(
-            f"[global]\nioengine=libaio\nrw={load.pattern}\n{mixed}bs={load.size}\nnorandommap\ngtod_reduce=1\nthread\n"
-            f"iodepth={load.depth}\niodepth_batch_complete_max={load.depth}\n"
-            f"time_based\nramp_time={BEFORE * 1000:.0f}ms\nruntime={seconds * 1000:.0f}ms\n{short}"
+            "[global]\n"
+            + "".join(f"{option}\n" for option in load.options)
+            + f"ramp_time={BEFORE * 1000:.0f}ms\nruntime={seconds * 1000:.0f}ms\n{short}"
             + "".join(_jobs("cost", path, load, each, seconds * LONGER) for each in candidates)
         )
         spent = (turns + LONGER) * seconds + turns * (1 + BEFORE) + 10

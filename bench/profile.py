@@ -95,11 +95,8 @@ def _row(
 
 def _under(bench: Bench, load: Load, candidate: Candidate, monitor: Path) -> tuple[list[Sample], str]:
     """What was seen under the load, and what the handler has mapped."""
-    fio = (
-        f"fio --name=load --filename={candidate.disks[LOOP][0]} --direct=1 --ioengine=libaio --rw={load.pattern}"
-        f" --bs={load.size} --iodepth={load.depth} --iodepth_batch_complete_max={load.depth} --norandommap"
-        f" --gtod_reduce=1 --thread --time_based --runtime={AFTER + SECONDS + 1:.0f}"
-    )
+    options = (f"filename={candidate.disks[LOOP][0]}", "direct=1", *load.options, f"runtime={AFTER + SECONDS + 1:.0f}")
+    fio = "fio --name=load " + " ".join(f"--{option}" for option in options)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(bench.guest.run, fio)
         time.sleep(AFTER)
