@@ -105,7 +105,10 @@ class Ring:
         journal: where it is noted what is open, and where fetching goes on.
         """
         if platform.machine() not in ("x86_64", "AMD64", "i686"):
-            raise RingError(f"the pure-Python pump cannot order its memory accesses on {platform.machine()}")
+            raise RingError(
+                f"the pump in Python cannot order its memory accesses on {platform.machine()}: only the native pump can"
+                " serve here, and why that cannot run is in the log"
+            )
         self._offset, self._size = layout(memory)
         self._memory = memory
         self._words = memory[:128].cast("I")
