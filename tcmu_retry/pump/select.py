@@ -51,4 +51,4 @@ def make_pump(
 @functools.cache
 def _say(reason: str) -> None:
     """Once for each reason, not for each LUN."""
-    log.warning("the native pump cannot run: %s; LUNs are served by the slower one in Python", reason)
+    log.warning("the native pump cannot run: %s; the slower one in Python takes its place", reason)

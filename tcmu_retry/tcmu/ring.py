@@ -107,7 +107,7 @@ class Ring:
         if platform.machine() not in ("x86_64", "AMD64", "i686"):
             raise RingError(
                 f"the pump in Python cannot order its memory accesses on {platform.machine()}: only the native pump can"
-                " serve here, and why that cannot run is in the log"
+                " serve here"
             )
         self._offset, self._size = layout(memory)
         self._memory = memory
