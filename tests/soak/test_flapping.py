@@ -41,7 +41,7 @@ def test_200_cycles(lab: Lab, record: Record, cache: str) -> None:
             early = used(lab)
     assert lab.ended(cycles) == 0 and lab.log(cycles).count("back") == CYCLES, lab.log(cycles)[-3000:]
     late = used(lab)
-    lab.guest.run("pkill -INT -x fio; true")
+    lab.interrupt_fio()
     assert lab.wait_end(log, 120) == INTERRUPTED, lab.log(log)[-3000:]
     told = lab.log(log)
     assert "err= 0" in told, told[-3000:]

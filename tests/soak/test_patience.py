@@ -106,7 +106,7 @@ def test_480_s_with_32_commands_in_flight(lab: Lab, record: Record) -> None:
     time.sleep(10)
     for lun in (wide, narrow):
         assert lab.ended(f"{lun.name}.log") is None, lab.log(f"{lun.name}.log")[-2000:]
-    lab.guest.run("pkill -INT -x fio; true")
+    lab.interrupt_fio()
     for lun in (wide, narrow):
         assert lab.wait_end(f"{lun.name}.log", 120) == INTERRUPTED
         assert "err= 0" in lab.log(f"{lun.name}.log")

@@ -66,7 +66,7 @@ def kill_under_load(lab: Lab, luns: list[Lun], kills: int, seed: int, seconds: f
     for lun in luns:
         lun.wait_served()
     eventually(lambda: not any(lun.status()["held"] for lun in luns), START, "nothing held")
-    lab.guest.run("pkill -INT -x fio; true")
+    lab.interrupt_fio()
     _look(lab)
     for lun in luns:
         assert lab.wait_end(logs[lun.name], START) == 128, lab.log(logs[lun.name])[-3000:]  # what fio says of SIGINT

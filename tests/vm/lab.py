@@ -305,6 +305,14 @@ class Lab:
         assert code is not None
         return code
 
+    def interrupt_fio(self) -> None:
+        """End each fio that a shell started, as Ctrl-C would end it, but for the signal to its jobs.
+
+        They are processes of their own, and one that the signal meets in io_getevents waits for ever for completions
+        that it has already taken (fio before 3.35; without any LUN of ours, 5 of 300 runs).
+        """
+        self.guest.run('pkill -INT -x fio -P "$(pgrep -d, -x bash)"')
+
     def call(self, *arguments: str, timeout: float = 60) -> Result:
         return self.guest.warm(WARM, list(arguments), timeout)
 
