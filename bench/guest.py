@@ -27,7 +27,8 @@ LONGER = 3  # times a turn
 TARGET = "/sys/kernel/config/target"
 FILES = "/run/bench"
 # Not brd: in Linux 6.1 that takes no request that must not wait, and io_uring would need a thread for each of ours.
-DEVICE = "ext4 over memory (null_blk)"
+# Not null_blk: it takes 124 KiB at once, so a command of 256 KiB would be three of the storage's.
+DEVICE = "ext4 over a disk in memory (scsi_debug, volatile cache, FUA)"
 WRITETHROUGH, WRITEBACK, RUNNER = "ours, writethrough", "ours, writeback", "tcmu-runner"
 FILEIO, BUFFERED = "LIO fileio, O_DSYNC", "LIO fileio, buffered"
 IBLOCK, OURS_BRD = "LIO iblock on brd", "ours on brd"
@@ -163,12 +164,15 @@ class Bench:
         """All candidates, over tcm_loop; by iSCSI they come as soon as they are wanted."""
         self.lab.up()
         room = (3 * self.luns + 2) * SIZE + 128
-        null = "/sys/kernel/config/nullb/nullb0"  # since Linux 6.0 the disk is called as this, before by its number
         self.guest.run(
-            f"set -e; modprobe brd rd_nr=2 rd_size={SIZE << 10}; modprobe null_blk nr_devices=0; mkdir {null};"
-            f" echo {room} > {null}/size; echo 4096 > {null}/blocksize; echo 0 > {null}/irqmode;"
-            f" echo 1 > {null}/memory_backed; echo 1 > {null}/power;"
-            f" mkfs.ext4 -q -E nodiscard /dev/nullb0; mkdir -p {FILES}; mount -o noatime /dev/nullb0 {FILES};"
+            f"modprobe brd rd_nr=2 rd_size={SIZE << 10} &&"
+            f" modprobe scsi_debug dev_size_mb={room} sector_size=4096 delay=0 clustering=1 submit_queues=2",
+            timeout=300,
+        )
+        find = "ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block"
+        disk = self._quiet(f"/dev/{eventually(lambda: self.guest.look(find), 30, 'the disk in memory')}")
+        self.guest.run(
+            f"set -e; mkfs.ext4 -q -E nodiscard {disk}; mkdir -p {FILES}; mount -o noatime {disk} {FILES};"
             f" for f in bare {{wt,wb,peer}}{{0..{self.luns - 1}}}; do"
             f" dd if=/dev/zero of={FILES}/$f bs=1M count={SIZE} status=none; done; sync;"
             " echo 0 > /proc/sys/vm/dirty_writeback_centisecs",  # or the page cache's writes would be the others' time
