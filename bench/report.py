@@ -91,7 +91,8 @@ def matrix(told: Mapping[str, Any]) -> list[str]:
 
 
 def _as_the_first(title: str, how: str, told: Mapping[str, Any]) -> list[str]:
-    return [title, "", f"{how} {_turns(told).capitalize()}.", "", *_ratios_and_costs(told["rows"])]
+    how += f" Files lie on {told['files']}. {_turns(told).capitalize()}."
+    return [title, "", how, "", *_ratios_and_costs(told["rows"])]
 
 
 def _turns(told: Mapping[str, Any]) -> str:
