@@ -311,7 +311,7 @@ class Lab:
         They are processes of their own, and one that the signal meets in io_getevents waits for ever for completions
         that it has already taken (fio before 3.35; without any LUN of ours, 5 of 300 runs).
         """
-        self.guest.run('pkill -INT -x fio -P "$(pgrep -d, -x bash)"')
+        self.guest.run('pkill -INT -x fio -P "$(pgrep -d, -x bash)"; true')
 
     def call(self, *arguments: str, timeout: float = 60) -> Result:
         return self.guest.warm(WARM, list(arguments), timeout)
