@@ -169,8 +169,7 @@ class Bench:
             f" modprobe scsi_debug dev_size_mb={room} sector_size=4096 delay=0 clustering=1 submit_queues=2",
             timeout=300,
         )
-        find = "ls /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block"
-        disk = self._quiet(f"/dev/{eventually(lambda: self.guest.look(find), 30, 'the disk in memory')}")
+        disk = self._appears("/sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block", "the disk in memory")
         self.guest.run(
             f"set -e; mkfs.ext4 -q -E nodiscard {disk}; mkdir -p {FILES}; mount -o noatime {disk} {FILES};"
             f" for f in bare {{wt,wb,peer}}{{0..{self.luns - 1}}}; do"
@@ -236,9 +235,7 @@ class Bench:
             f"mkdir -p {group} && echo naa.60014059{number:08x} > {group}/nexus && mkdir {group}/lun/lun_0 &&"
             f" ln -s {store} {group}/lun/lun_0/lun"
         )
-        find = f"ls /sys/bus/scsi/devices/$(cat {group}/address):0/block"
-        disk = eventually(lambda: self.guest.look(find), 30, f"a disk of {store}")
-        return self._quiet(f"/dev/{disk}")
+        return self._appears(f"/sys/bus/scsi/devices/$(cat {group}/address):0/block", f"a disk of {store}")
 
     def _target(self, store: str) -> str:
         iqn = f"iqn.2026-11.org.example:{store.rpartition('/')[2]}"
@@ -255,6 +252,11 @@ class Bench:
     def _login(self, iqn: str) -> str:
         storage = Storage(self.guest, iqn, 0, SIZE)
         return self._quiet(Lun(self.lab, iqn, storage, iqn).login())
+
+    def _appears(self, where: str, what: str) -> str:
+        """The disk that a SCSI device gets a moment after it is made. where: its directory in sysfs."""
+        disk = eventually(lambda: self.guest.look(f"ls {where}"), 30, what)
+        return self._quiet(f"/dev/{disk}")
 
     def _quiet(self, disk: str) -> str:
         """The target is measured, not the initiator's I/O scheduler."""
